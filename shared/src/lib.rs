@@ -1,1 +1,12 @@
-//! placeholder
+//! What every role of Countersign shares: the domain (no I/O), what goes on the wire, and the two ports, [`store`] and [`broker`].
+//!
+//! Arrows point one way: `domain` and `id` import nothing of ours; `message` knows the domain; `store` and `broker` know both.
+
+pub mod broker;
+pub mod clock;
+pub mod crypto;
+pub mod domain;
+pub mod id;
+pub mod message;
+pub mod secret;
+pub mod store;

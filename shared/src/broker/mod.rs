@@ -1,0 +1,163 @@
+//! The broker port: a transport that may lose everything, since it can be refilled from the store.
+//!
+//! Delivery is at least once. A message is gone only after [`Delivery::ack`]; whoever acks must first have committed
+//! or published, confirmed, what replaces it.
+
+mod embedded;
+mod pattern;
+pub mod rabbit;
+pub mod topology;
+
+pub use embedded::Embedded;
+
+use crate::message::{Message, Retry};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Why one message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// No queue is bound for it: returned by the broker.
+    #[error("no queue takes this message")]
+    Unroutable,
+    /// A queue refused it, for example because it is full.
+    #[error("a queue refused the message")]
+    Refused,
+    /// No confirm came in time or the connection broke: it may have been taken. Publishing again is harmless.
+    #[error("no confirm: the message may have been taken")]
+    Unknown,
+}
+
+/// Why an operation on the broker failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker cannot be reached or dropped the connection.
+    #[error("the broker at {at} cannot be reached")]
+    Unreachable {
+        /// Host and port, never the credentials.
+        at: String,
+        /// The cause.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The broker refused: a missing right, or a queue that exists with other arguments.
+    #[error("the broker refused: {0}")]
+    Refused(String),
+    /// The embedded queue's database failed.
+    #[error("the embedded queue failed")]
+    Database(#[from] sqlx::Error),
+}
+
+/// A queue that a role consumes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Queue {
+    /// Jobs of single pushes that somebody waits for.
+    JobsInteractive,
+    /// Jobs of batches.
+    JobsBulk,
+    /// Completion events for the wait-on-push activity: durable, shared by all waiters.
+    StatusWait,
+    /// Completion events for this process alone: gone with its connection.
+    StatusOwn,
+    /// Completion events on their way to the queues of third parties.
+    StatusForward,
+    /// Messages that nobody could handle, with the reason.
+    Parking,
+}
+
+/// How a delivery was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    /// Done with: forget it.
+    Ack,
+    /// Give it to somebody else, soon. For shutdown only.
+    Requeue,
+}
+
+/// The broker's side of one delivery.
+#[async_trait::async_trait]
+pub trait Settlement: Send + Sync {
+    /// Settles the delivery. `false`: the broker has already given it to somebody else.
+    async fn settle(&self, how: Settle) -> bool;
+}
+
+/// One message handed to a consumer, unsettled. Dropping it settles nothing: the broker will deliver it again.
+pub struct Delivery {
+    /// The message, or the reason why what arrived is none. Its raw body stays in `raw`.
+    pub message: Result<Message, String>,
+    /// What arrived, byte for byte.
+    pub raw: bytes::Bytes,
+    /// The broker says that it was delivered before.
+    pub redelivered: bool,
+    settlement: Box<dyn Settlement>,
+}
+
+impl Delivery {
+    /// A delivery settled through `settlement`.
+    pub fn new(message: Result<Message, String>, raw: bytes::Bytes, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
+        Self { message, raw, redelivered, settlement }
+    }
+
+    /// Forgets the message. Call it only after what replaces it is committed or confirmed.
+    pub async fn ack(&self) -> bool {
+        self.settlement.settle(Settle::Ack).await
+    }
+
+    /// Hands the message back, for shutdown.
+    pub async fn requeue(&self) -> bool {
+        self.settlement.settle(Settle::Requeue).await
+    }
+}
+
+/// How many messages a queue holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Depth {
+    /// Waiting for a consumer.
+    pub ready: u64,
+    /// With a consumer, not yet settled. The RabbitMQ engine does not know it over AMQP and says 0.
+    pub unacked: u64,
+}
+
+/// The port. Both engines pass `broker::conformance`.
+#[async_trait::async_trait]
+pub trait Broker: Send + Sync + 'static {
+    /// Declares what is missing. A queue that exists with other arguments is an error and is left alone.
+    async fn apply_topology(&self) -> Result<(), Error>;
+
+    /// Publishes a batch, persistent and mandatory, and waits for the confirms: one result per message, in order.
+    async fn publish(&self, batch: &[Message]) -> Vec<Result<(), PublishError>>;
+
+    /// Starts to consume. At most `prefetch` deliveries are unsettled at once. The receiver ends when the engine shuts
+    /// down; a lost connection is rebuilt behind it.
+    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<mpsc::Receiver<Delivery>, Error>;
+
+    /// How full a queue is.
+    async fn depth(&self, queue: Queue) -> Result<Depth, Error>;
+
+    /// Is the broker there and taking messages?
+    async fn healthy(&self) -> bool;
+
+    /// Closes connections and stops tasks.
+    async fn close(&self);
+}
+
+/// A broker that can be handed around.
+pub type SharedBroker = Arc<dyn Broker>;
+
+/// The delay tiers, shortest first.
+pub const RETRY_TIERS: [Duration; 7] = [
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+
+/// The longest tier that does not wait longer than asked; the shortest when all do.
+pub fn tier_for(delay: Duration) -> Retry {
+    let secs = RETRY_TIERS.iter().rev().find(|tier| **tier <= delay).unwrap_or(&RETRY_TIERS[0]).as_secs();
+    Retry { seconds: u32::try_from(secs).unwrap_or(300) }
+}
