@@ -1,1 +1,1 @@
-//! placeholder
+//! HTTP: one file per endpoint.

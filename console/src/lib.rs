@@ -1,1 +1,1 @@
-//! placeholder
+//! The console and the phone page.

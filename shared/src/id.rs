@@ -115,8 +115,14 @@ mod tests {
 
     #[test]
     fn a_derived_identifier_is_stable_and_parts_do_not_run_together() {
-        assert_eq!(DeliveryId::derived(&["a", "b"]), DeliveryId::derived(&["a", "b"]));
-        assert_ne!(DeliveryId::derived(&["ab", "c"]), DeliveryId::derived(&["a", "bc"]));
+        assert_eq!(
+            DeliveryId::derived(&["a", "b"]),
+            DeliveryId::derived(&["a", "b"])
+        );
+        assert_ne!(
+            DeliveryId::derived(&["ab", "c"]),
+            DeliveryId::derived(&["a", "bc"])
+        );
     }
 
     #[test]

@@ -140,7 +140,9 @@ impl Job {
     /// Reads a job back.
     pub fn decode(message: &Message) -> Result<Self, Undecodable> {
         if message.content_type != JOB {
-            return Err(Undecodable::ContentType(message.content_type.chars().take(80).collect()));
+            return Err(Undecodable::ContentType(
+                message.content_type.chars().take(80).collect(),
+            ));
         }
         let job: Self = serde_json::from_slice(&message.body)?;
         if job.v != VERSION {
@@ -180,7 +182,12 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        Job { v: VERSION, store: StoreId::fresh(1), pushes: vec![PushId::fresh(1)], retries: vec![] }
+        Job {
+            v: VERSION,
+            store: StoreId::fresh(1),
+            pushes: vec![PushId::fresh(1)],
+            retries: vec![],
+        }
     }
 
     #[test]
@@ -193,14 +200,32 @@ mod tests {
     #[test]
     fn foreign_bodies_are_refused_with_a_reason() {
         let good = job().into_message(Route::Jobs(Lane::Bulk), 5);
-        for body in ["", "{", "[]", r#"{"v":1}"#, r#"{"v":1,"store":"x","pushes":[]}"#] {
-            let bad = Message { body: body.into(), ..good.clone() };
+        for body in [
+            "",
+            "{",
+            "[]",
+            r#"{"v":1}"#,
+            r#"{"v":1,"store":"x","pushes":[]}"#,
+        ] {
+            let bad = Message {
+                body: body.into(),
+                ..good.clone()
+            };
             assert!(Job::decode(&bad).is_err(), "{body}");
         }
         let mut newer = job();
         newer.v = 2;
-        assert!(matches!(Job::decode(&newer.into_message(Route::Jobs(Lane::Bulk), 5)), Err(Undecodable::Version(2))));
-        let other = Message { content_type: "text/plain".to_owned(), ..good };
-        assert!(matches!(Job::decode(&other), Err(Undecodable::ContentType(_))));
+        assert!(matches!(
+            Job::decode(&newer.into_message(Route::Jobs(Lane::Bulk), 5)),
+            Err(Undecodable::Version(2))
+        ));
+        let other = Message {
+            content_type: "text/plain".to_owned(),
+            ..good
+        };
+        assert!(matches!(
+            Job::decode(&other),
+            Err(Undecodable::ContentType(_))
+        ));
     }
 }

@@ -1,1 +1,1 @@
-//! placeholder
+//! APNs and FCM on the wire, and virtual phones.

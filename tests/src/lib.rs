@@ -1,1 +1,1 @@
-//! placeholder
+//! The harness of the end-to-end tests.

@@ -1,1 +1,1 @@
-//! placeholder
+//! Relay, fan-out, providers, sweeper and the wait-on-push activity.

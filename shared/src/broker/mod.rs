@@ -3,13 +3,6 @@
 //! Delivery is at least once. A message is gone only after [`Delivery::ack`]; whoever acks must first have committed
 //! or published, confirmed, what replaces it.
 
-mod embedded;
-mod pattern;
-pub mod rabbit;
-pub mod topology;
-
-pub use embedded::Embedded;
-
 use crate::message::{Message, Retry};
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,8 +88,18 @@ pub struct Delivery {
 
 impl Delivery {
     /// A delivery settled through `settlement`.
-    pub fn new(message: Result<Message, String>, raw: bytes::Bytes, redelivered: bool, settlement: Box<dyn Settlement>) -> Self {
-        Self { message, raw, redelivered, settlement }
+    pub fn new(
+        message: Result<Message, String>,
+        raw: bytes::Bytes,
+        redelivered: bool,
+        settlement: Box<dyn Settlement>,
+    ) -> Self {
+        Self {
+            message,
+            raw,
+            redelivered,
+            settlement,
+        }
     }
 
     /// Forgets the message. Call it only after what replaces it is committed or confirmed.
@@ -119,7 +122,7 @@ pub struct Depth {
     pub unacked: u64,
 }
 
-/// The port. Both engines pass `broker::conformance`.
+/// The port. Every engine passes one conformance suite.
 #[async_trait::async_trait]
 pub trait Broker: Send + Sync + 'static {
     /// Declares what is missing. A queue that exists with other arguments is an error and is left alone.
@@ -130,7 +133,8 @@ pub trait Broker: Send + Sync + 'static {
 
     /// Starts to consume. At most `prefetch` deliveries are unsettled at once. The receiver ends when the engine shuts
     /// down; a lost connection is rebuilt behind it.
-    async fn consume(&self, queue: Queue, prefetch: u16) -> Result<mpsc::Receiver<Delivery>, Error>;
+    async fn consume(&self, queue: Queue, prefetch: u16)
+    -> Result<mpsc::Receiver<Delivery>, Error>;
 
     /// How full a queue is.
     async fn depth(&self, queue: Queue) -> Result<Depth, Error>;
@@ -152,12 +156,19 @@ pub const RETRY_TIERS: [Duration; 7] = [
     Duration::from_secs(5),
     Duration::from_secs(10),
     Duration::from_secs(30),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
+    Duration::from_mins(1),
+    Duration::from_mins(5),
 ];
 
 /// The longest tier that does not wait longer than asked; the shortest when all do.
 pub fn tier_for(delay: Duration) -> Retry {
-    let secs = RETRY_TIERS.iter().rev().find(|tier| **tier <= delay).unwrap_or(&RETRY_TIERS[0]).as_secs();
-    Retry { seconds: u32::try_from(secs).unwrap_or(300) }
+    let secs = RETRY_TIERS
+        .iter()
+        .rev()
+        .find(|tier| **tier <= delay)
+        .unwrap_or(&RETRY_TIERS[0])
+        .as_secs();
+    Retry {
+        seconds: u32::try_from(secs).unwrap_or(300),
+    }
 }

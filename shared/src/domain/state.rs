@@ -62,7 +62,12 @@ impl PushState {
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Accepted | Self::Pending | Self::Opened => false,
-            Self::Approved | Self::Denied | Self::Expired | Self::Cancelled | Self::Failed | Self::Completed => true,
+            Self::Approved
+            | Self::Denied
+            | Self::Expired
+            | Self::Cancelled
+            | Self::Failed
+            | Self::Completed => true,
         }
     }
 
@@ -72,8 +77,16 @@ impl PushState {
             // An answer may overtake the worker: a phone that polls can see an accepted push.
             Self::Accepted => to != Self::Accepted,
             Self::Pending => !matches!(to, Self::Accepted | Self::Pending),
-            Self::Opened => matches!(to, Self::Approved | Self::Denied | Self::Expired | Self::Cancelled | Self::Failed),
-            Self::Approved | Self::Denied | Self::Expired | Self::Cancelled | Self::Failed | Self::Completed => false,
+            Self::Opened => matches!(
+                to,
+                Self::Approved | Self::Denied | Self::Expired | Self::Cancelled | Self::Failed
+            ),
+            Self::Approved
+            | Self::Denied
+            | Self::Expired
+            | Self::Cancelled
+            | Self::Failed
+            | Self::Completed => false,
         }
     }
 }
@@ -121,14 +134,26 @@ impl DeliveryState {
             return false;
         }
         // A phone fetches and answers whatever the provider did, and the end of the push ends every delivery.
-        if matches!(to, Self::Fetched | Self::Answered | Self::Withdrawn | Self::Expired) {
+        if matches!(
+            to,
+            Self::Fetched | Self::Answered | Self::Withdrawn | Self::Expired
+        ) {
             return true;
         }
         match self {
             Self::Queued => matches!(to, Self::Sending | Self::Skipped),
-            Self::Sending => matches!(to, Self::Sent | Self::RetryWait | Self::Failed | Self::Skipped),
+            Self::Sending => matches!(
+                to,
+                Self::Sent | Self::RetryWait | Self::Failed | Self::Skipped
+            ),
             Self::RetryWait => matches!(to, Self::Sending | Self::Failed),
-            Self::Sent | Self::Fetched | Self::Answered | Self::Withdrawn | Self::Expired | Self::Failed | Self::Skipped => false,
+            Self::Sent
+            | Self::Fetched
+            | Self::Answered
+            | Self::Withdrawn
+            | Self::Expired
+            | Self::Failed
+            | Self::Skipped => false,
         }
     }
 }
@@ -218,12 +243,20 @@ mod tests {
 
     #[test]
     fn a_revoked_device_never_comes_back() {
-        assert!(DeviceState::ALL.iter().all(|to| !DeviceState::Revoked.may_become(*to)));
+        assert!(
+            DeviceState::ALL
+                .iter()
+                .all(|to| !DeviceState::Revoked.may_become(*to))
+        );
     }
 
     #[test]
     fn denial_is_terminal() {
-        assert!(PushState::ALL.iter().all(|to| !PushState::Denied.may_become(*to)));
+        assert!(
+            PushState::ALL
+                .iter()
+                .all(|to| !PushState::Denied.may_become(*to))
+        );
     }
 
     #[test]
