@@ -1,6 +1,6 @@
-//! What every role of Countersign shares: the domain (no I/O), what goes on the wire, and the [`broker`] port.
+//! What every role of Countersign shares: the domain (no I/O), what goes on the wire, and the two ports, [`store`] and [`broker`].
 //!
-//! Arrows point one way: `domain` and `id` import nothing of ours; `message` knows identifiers; `broker` knows `message`.
+//! Arrows point one way: `domain` and `id` import nothing of ours; `message` knows identifiers; `store` and `broker` know both.
 
 pub mod broker;
 pub mod clock;
@@ -8,3 +8,4 @@ pub mod domain;
 pub mod id;
 pub mod message;
 pub mod secret;
+pub mod store;
