@@ -3,6 +3,10 @@
 //! Delivery is at least once. A message is gone only after [`Delivery::ack`]; whoever acks must first have committed
 //! or published, confirmed, what replaces it.
 
+mod embedded;
+
+pub use embedded::{DELIVERY_LIMIT, Embedded, LEASE};
+
 use crate::message::{Message, Retry};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +43,7 @@ pub enum Error {
     Refused(String),
     /// The embedded queue's database failed.
     #[error("the embedded queue failed")]
-    Database(#[from] sqlx::Error),
+    Database(#[from] crate::store::Error),
 }
 
 /// A queue that a role consumes.
