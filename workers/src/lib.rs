@@ -1,1 +1,3 @@
-//! Relay, fan-out, providers, sweeper and the wait-on-push activity.
+//! Relay, and to come: fan-out, providers, sweeper and the wait-on-push activity.
+
+pub mod relay;

@@ -1,0 +1,130 @@
+//! The relay: moves promised messages from the outbox to the broker.
+//!
+//! The hot path does not poll: whoever commits hands the messages over with [`Handle::published_soon`], and they are published
+//! together with whatever else has come in meanwhile. A message leaves the outbox only after its confirm. What a crash,
+//! a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out.
+
+use shared::broker::SharedBroker;
+use shared::clock::{Millis, SharedClock};
+use shared::message::Message;
+use shared::store::{Error, Outbox};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long a message is its writer's own to publish. Longer than a confirm may take.
+pub const LEASE: Millis = 10_000;
+/// How many messages one publish carries at most.
+const BATCH: usize = 500;
+/// How many hand-overs may wait. Beyond that the sweep takes them: nothing is lost, it only takes a lease longer.
+const WAITING: usize = 10_000;
+/// How often leases that ran out are looked for.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// What to give to those who commit.
+#[derive(Clone)]
+pub struct Handle(mpsc::Sender<Vec<Message>>);
+
+impl Handle {
+    /// Hands over messages whose transaction is committed. Never waits.
+    pub fn published_soon(&self, committed: Vec<Message>) {
+        if !committed.is_empty() && self.0.try_send(committed).is_err() {
+            tracing::warn!("the relay is behind; the sweep will publish these messages");
+        }
+    }
+}
+
+/// The relay of one process.
+pub struct Relay {
+    outbox: Outbox,
+    broker: SharedBroker,
+    clock: SharedClock,
+    committed: mpsc::Receiver<Vec<Message>>,
+}
+
+impl Relay {
+    /// A relay and the handle that feeds it.
+    pub fn new(outbox: Outbox, broker: SharedBroker, clock: SharedClock) -> (Self, Handle) {
+        let (to, committed) = mpsc::channel(WAITING);
+        (
+            Self {
+                outbox,
+                broker,
+                clock,
+                committed,
+            },
+            Handle(to),
+        )
+    }
+
+    /// Publishes `messages` and forgets the confirmed ones. Says how many were confirmed.
+    async fn publish(&self, messages: Vec<Message>) -> Result<usize, Error> {
+        let results = self.broker.publish(&messages).await;
+        let mut confirmed = Vec::with_capacity(messages.len());
+        for (message, result) in messages.into_iter().zip(results) {
+            match result {
+                Ok(()) => confirmed.push(message),
+                Err(error) => {
+                    tracing::warn!(message = %message.id, error = %error, "a message was not confirmed; it stays in the outbox");
+                }
+            }
+        }
+        self.outbox.delete(&confirmed).await?;
+        Ok(confirmed.len())
+    }
+
+    /// Publishes what others left behind. Says how many were confirmed.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let mut total = 0;
+        loop {
+            let now = self.clock.now();
+            let left = self.outbox.take(now, now + LEASE, BATCH as u32).await?;
+            if left.is_empty() {
+                return Ok(total);
+            }
+            total += self.publish(left).await?;
+        }
+    }
+
+    /// Works until `stop`, then publishes what was handed over before it.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let result = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(first) = self.committed.recv() => {
+                    let batch = self.gather(first);
+                    self.publish(batch).await
+                }
+                _ = sweep.tick() => self.sweep().await,
+            };
+            report(result);
+        }
+        while let Ok(first) = self.committed.try_recv() {
+            let batch = self.gather(first);
+            report(self.publish(batch).await);
+        }
+    }
+
+    /// Everything that waits, up to a batch: under load one round trip serves many requests.
+    fn gather(&mut self, mut batch: Vec<Message>) -> Vec<Message> {
+        while batch.len() < BATCH {
+            match self.committed.try_recv() {
+                Ok(more) => batch.extend(more),
+                Err(_) => break,
+            }
+        }
+        batch
+    }
+}
+
+fn report(result: Result<usize, Error>) {
+    if let Err(error) = result {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the outbox could not be reached; its messages wait"
+        );
+    }
+}
