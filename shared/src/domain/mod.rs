@@ -1,7 +1,9 @@
 //! The domain: what a push is and how it may change. No I/O, no clock, no randomness of its own.
 
+pub mod policy;
 pub mod push;
 pub mod state;
 
+pub use policy::{ApnsCredential, FcmCredential, Provider};
 pub use push::{Content, Field, Kind, Outcome, Target};
 pub use state::{AddressState, DeliveryState, DeviceState, PushState, UserStatus};
