@@ -50,3 +50,18 @@ impl Clock for ManualClock {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+/// The form of a time in documents and events: RFC 3339, UTC, milliseconds.
+pub fn rfc3339(at: Millis) -> String {
+    let nanos = i128::from(at) * 1_000_000;
+    let time = time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (date, clock) = (time.date(), time.time());
+    format!(
+        "{date}T{:02}:{:02}:{:02}.{:03}Z",
+        clock.hour(),
+        clock.minute(),
+        clock.second(),
+        clock.millisecond()
+    )
+}

@@ -4,7 +4,10 @@
 
 pub mod broker;
 pub mod clock;
+pub mod crash;
+pub mod crypto;
 pub mod domain;
+pub mod event;
 pub mod id;
 pub mod message;
 pub mod secret;

@@ -24,6 +24,17 @@ impl Lane {
     }
 }
 
+impl std::str::FromStr for Lane {
+    type Err = ();
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "interactive" => Ok(Self::Interactive),
+            "bulk" => Ok(Self::Bulk),
+            _ => Err(()),
+        }
+    }
+}
+
 /// One delay tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Retry {

@@ -1,38 +1,21 @@
 //! The relay: moves promised messages from the outbox to the broker.
 //!
-//! The hot path does not poll: whoever commits hands the messages over with [`Handle::published_soon`], and they are published
+//! The hot path does not poll: whoever commits hands the messages over with [`shared::store::Handover`], and they are published
 //! together with whatever else has come in meanwhile. A message leaves the outbox only after its confirm. What a crash,
 //! a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out.
 
 use shared::broker::SharedBroker;
-use shared::clock::{Millis, SharedClock};
+use shared::clock::SharedClock;
 use shared::message::Message;
-use shared::store::{Error, Outbox};
+use shared::store::{Error, LEASE, Outbox};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// How long a message is its writer's own to publish. Longer than a confirm may take.
-pub const LEASE: Millis = 10_000;
 /// How many messages one publish carries at most.
 const BATCH: usize = 500;
-/// How many hand-overs may wait. Beyond that the sweep takes them: nothing is lost, it only takes a lease longer.
-const WAITING: usize = 10_000;
 /// How often leases that ran out are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
-
-/// What to give to those who commit.
-#[derive(Clone)]
-pub struct Handle(mpsc::Sender<Vec<Message>>);
-
-impl Handle {
-    /// Hands over messages whose transaction is committed. Never waits.
-    pub fn published_soon(&self, committed: Vec<Message>) {
-        if !committed.is_empty() && self.0.try_send(committed).is_err() {
-            tracing::warn!("the relay is behind; the sweep will publish these messages");
-        }
-    }
-}
 
 /// The relay of one process.
 pub struct Relay {
@@ -43,18 +26,19 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay and the handle that feeds it.
-    pub fn new(outbox: Outbox, broker: SharedBroker, clock: SharedClock) -> (Self, Handle) {
-        let (to, committed) = mpsc::channel(WAITING);
-        (
-            Self {
-                outbox,
-                broker,
-                clock,
-                committed,
-            },
-            Handle(to),
-        )
+    /// A relay that publishes what comes in through `committed`, and what others left behind.
+    pub fn new(
+        outbox: Outbox,
+        broker: SharedBroker,
+        clock: SharedClock,
+        committed: mpsc::Receiver<Vec<Message>>,
+    ) -> Self {
+        Self {
+            outbox,
+            broker,
+            clock,
+            committed,
+        }
     }
 
     /// Publishes `messages` and forgets the confirmed ones. Says how many were confirmed.

@@ -9,11 +9,11 @@ use shared::broker::{Broker, Embedded, Queue};
 use shared::clock::ManualClock;
 use shared::id::{MessageId, PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route, VERSION};
-use shared::store::{Db, Outbox};
+use shared::store::{Db, Handover, LEASE, Outbox};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use workers::relay::{LEASE, Relay};
+use workers::relay::Relay;
 
 struct Bed {
     folder: std::path::PathBuf,
@@ -43,8 +43,13 @@ impl Bed {
         }
     }
 
-    fn relay(&self) -> (Relay, workers::relay::Handle) {
-        Relay::new(self.outbox.clone(), self.broker.clone(), self.clock.clone())
+    fn relay(&self) -> (Relay, Handover) {
+        let (handover, committed) = Handover::channel();
+        let (outbox, broker) = (self.outbox.clone(), self.broker.clone());
+        (
+            Relay::new(outbox, broker, self.clock.clone(), committed),
+            handover,
+        )
     }
 
     async fn commit(&self, messages: &[Message]) {

@@ -51,6 +51,8 @@ pub struct Field {
 pub struct Content {
     /// `process`, `generic` or `confirm`: a proof for one never verifies as another.
     pub kind: Kind,
+    /// Who asks.
+    pub relying_party: String,
     /// At most 100 characters.
     pub title: String,
     /// At most 200 characters.
@@ -73,4 +75,87 @@ pub struct Outcome {
     pub reason: String,
     /// The device whose answer decided, where one did.
     pub device: Option<DeviceId>,
+}
+
+/// What the fan-out knows of one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub device: DeviceId,
+    /// When it was registered: the oldest is preferred where none is marked.
+    pub created_at: i64,
+}
+
+impl Target {
+    /// Which of `active`, the user's active devices for the relying party, are asked.
+    pub fn chosen<'a>(
+        &self,
+        active: &'a [Candidate],
+        preferred: Option<&DeviceId>,
+    ) -> Vec<&'a Candidate> {
+        match self {
+            Self::All => active.iter().collect(),
+            Self::Preferred { .. } => {
+                let marked = active.iter().find(|one| Some(&one.device) == preferred);
+                let oldest = || {
+                    active
+                        .iter()
+                        .min_by_key(|one| (one.created_at, &one.device))
+                };
+                marked.or_else(oldest).into_iter().collect()
+            }
+            Self::Devices { devices } => active
+                .iter()
+                .filter(|one| devices.contains(&one.device))
+                .collect(),
+        }
+    }
+
+    /// How long to wait for the preferred device before all others are asked, where that was wished for.
+    pub fn escalate_after(&self) -> Option<i64> {
+        match self {
+            Self::Preferred { escalate_after } => *escalate_after,
+            Self::All | Self::Devices { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Candidate, Target};
+    use crate::id::DeviceId;
+
+    fn devices() -> Vec<Candidate> {
+        [30, 10, 20]
+            .into_iter()
+            .map(|at| Candidate {
+                device: DeviceId::fresh(at),
+                created_at: at,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_preferred_device_is_the_marked_one_or_else_the_oldest() {
+        let all = devices();
+        let target = Target::Preferred {
+            escalate_after: None,
+        };
+        let marked = target.chosen(&all, Some(&all[2].device));
+        assert_eq!(marked, [&all[2]]);
+        assert_eq!(target.chosen(&all, None), [&all[1]]);
+        let gone = DeviceId::fresh(99);
+        assert_eq!(target.chosen(&all, Some(&gone)), [&all[1]]);
+        assert!(target.chosen(&[], None).is_empty());
+    }
+
+    #[test]
+    fn named_devices_must_be_active_ones() {
+        let all = devices();
+        let target = Target::Devices {
+            devices: vec![all[0].device.clone(), DeviceId::fresh(99)],
+        };
+        assert_eq!(target.chosen(&all, None), [&all[0]]);
+        assert_eq!(Target::All.chosen(&all, None).len(), 3);
+    }
 }

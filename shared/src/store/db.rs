@@ -223,6 +223,18 @@ impl Db {
         }
     }
 
+    /// Runs one statement that writes, in a transaction of its own.
+    pub async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Postgres(pool) => {
+                fetch_postgres(&mut *pool.acquire().await?, statement, args).await
+            }
+            Self::Sqlite { writer, .. } => {
+                fetch_sqlite(&mut *writer.acquire().await?, statement, args).await
+            }
+        }
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         match self {

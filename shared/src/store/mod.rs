@@ -1,8 +1,84 @@
 //! The store port: the only SQL. The database is the truth; every row that promises a message is written in the
 //! transaction of the state that it reports.
 
+mod answer;
+mod claim;
 pub mod db;
+mod devices;
+mod ending;
+mod intake;
 mod outbox;
+mod policies;
+mod process;
+mod pushes;
+mod record;
+mod sweep;
+mod tenants;
+mod users;
 
+pub use answer::{Answer, Answered, Prompt};
+pub use claim::{Claim, Claimed, Wanted};
 pub use db::{Db, Error};
-pub use outbox::Outbox;
+pub use devices::{Address, Device, NewDevice, Refused as DeviceRefused};
+pub use intake::{NewProcess, NewPush, Taken, UserRef};
+pub use outbox::{Handover, LEASE, Outbox};
+pub use policies::{AppkeyPolicy, Definition, PushPolicy, SealedPolicy};
+pub use process::{InstanceEnd, Opened, Started};
+pub use pushes::{DeliveryRow, Page, PushRow};
+pub use record::{Recorded, Result as DeliveryResult};
+pub use tenants::{KeyOwner, KeyRow, StoreRow};
+pub use users::User;
+
+use crate::message::Message;
+use db::Tx;
+
+/// All operations on one database. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    db: Db,
+    handover: Handover,
+}
+
+impl Store {
+    /// The store in `db`. What it promises is handed to the relay behind `handover`.
+    pub fn new(db: Db, handover: Handover) -> Self {
+        Self { db, handover }
+    }
+
+    /// The database below.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Writes the promises, commits, and hands them over.
+    async fn commit(&self, mut tx: Tx, messages: Vec<Message>, now: i64) -> Result<(), Error> {
+        Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        tx.commit().await?;
+        self.handover.published_soon(messages);
+        Ok(())
+    }
+}
+
+/// Reads a column that holds one of our words or identifiers.
+fn parsed<T: std::str::FromStr>(row: &db::Row, column: &'static str) -> Result<T, Error> {
+    row.text(column)?.parse().map_err(|_| Error::Row(column))
+}
+
+fn maybe_parsed<T: std::str::FromStr>(
+    row: &db::Row,
+    column: &'static str,
+) -> Result<Option<T>, Error> {
+    row.maybe_text(column)?
+        .map(|text| text.parse().map_err(|_| Error::Row(column)))
+        .transpose()
+}
+
+/// Reads a column that holds JSON.
+fn json<T: serde::de::DeserializeOwned>(row: &db::Row, column: &'static str) -> Result<T, Error> {
+    serde_json::from_str(&row.text(column)?).map_err(|_| Error::Row(column))
+}
+
+/// A JSON text of values that cannot fail to serialise: identifiers, texts, numbers.
+fn to_json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

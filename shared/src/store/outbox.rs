@@ -7,6 +7,31 @@
 use super::db::{Arg, Db, Error, Statement, Tx};
 use crate::clock::Millis;
 use crate::message::Message;
+use tokio::sync::mpsc;
+
+/// How long a message is its writer's own to publish. Longer than a confirm may take.
+pub const LEASE: Millis = 10_000;
+/// How many hand-overs may wait. Beyond that the sweep takes them: nothing is lost, it only takes a lease longer.
+const WAITING: usize = 10_000;
+
+/// Takes committed messages from those who wrote them to the relay of the same process.
+#[derive(Clone)]
+pub struct Handover(mpsc::Sender<Vec<Message>>);
+
+impl Handover {
+    /// The two ends.
+    pub fn channel() -> (Self, mpsc::Receiver<Vec<Message>>) {
+        let (to, from) = mpsc::channel(WAITING);
+        (Self(to), from)
+    }
+
+    /// Hands over messages whose transaction is committed. Never waits.
+    pub fn published_soon(&self, committed: Vec<Message>) {
+        if !committed.is_empty() && self.0.try_send(committed).is_err() {
+            tracing::warn!("the relay is behind or gone; a sweep will publish these messages");
+        }
+    }
+}
 
 static ADD: Statement = Statement::new(
     "INSERT INTO outbox (id, message, lease_until)

@@ -1,0 +1,21 @@
+ALTER TABLE devices ADD COLUMN address_provider TEXT COLLATE "C";
+ALTER TABLE devices ADD COLUMN updated_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE pushes ADD COLUMN enqueued_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE pushes ADD COLUMN definition TEXT COLLATE "C";
+ALTER TABLE pushes ADD COLUMN parameters TEXT COLLATE "C";
+ALTER TABLE pushes ADD COLUMN opened_at BIGINT;
+ALTER TABLE push_policies ADD COLUMN updated_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE api_keys ADD COLUMN name TEXT COLLATE "C" NOT NULL DEFAULT '';
+CREATE INDEX pushes_unseen ON pushes (enqueued_at) WHERE state = 'accepted' AND lane = 'interactive';
+CREATE UNIQUE INDEX deliveries_once ON deliveries (push_id, device_id);
+CREATE TABLE appkey_policies (
+    store_id TEXT COLLATE "C" NOT NULL REFERENCES stores (id), rp TEXT COLLATE "C" NOT NULL, platforms TEXT COLLATE "C" NOT NULL, max_devices BIGINT NOT NULL,
+    user_verification TEXT COLLATE "C" NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (store_id, rp));
+CREATE TABLE idempotency (
+    store_id TEXT COLLATE "C" NOT NULL, key TEXT COLLATE "C" NOT NULL, hash TEXT COLLATE "C" NOT NULL, status BIGINT NOT NULL, body TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL, PRIMARY KEY (store_id, key));
+CREATE INDEX idempotency_old ON idempotency (created_at);
+CREATE INDEX devices_by_address ON devices (store_id, address) WHERE address IS NOT NULL;
+ALTER TABLE deliveries ADD COLUMN decision TEXT COLLATE "C";
+ALTER TABLE deliveries ADD COLUMN proof_hash TEXT COLLATE "C";
+ALTER TABLE pushes ADD COLUMN max_duration BIGINT;

@@ -1,0 +1,36 @@
+//! Keys, codes and signatures. Everything is done by aws-lc-rs and jsonwebtoken; here is only what is signed and how it is bound.
+
+mod device;
+mod secrets;
+
+pub use device::{
+    DENIAL_REASONS, DeviceKey, Expected, Proof, ProofFault, REQUEST_TOLERANCE_S, RequestFault,
+    Signed, content_hash, match_of,
+};
+pub use secrets::{ApiKey, ServerSecret, Unsealed};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// `N` bytes of the system's generator, as unpadded base64url.
+pub fn random_text<const N: usize>() -> String {
+    let mut bytes = [0_u8; N];
+    // It fails only before the kernel has seeded it; going on with zeros would make every secret the same.
+    #[expect(
+        clippy::expect_used,
+        reason = "without randomness nothing here may go on"
+    )]
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator answers");
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// The SHA-256 of `bytes`, as unpadded base64url.
+pub fn sha256_text(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
+}
+
+/// Are the two texts the same? Takes the same time wherever they differ.
+pub fn same_text(a: &str, b: &str) -> bool {
+    use subtle::ConstantTimeEq as _;
+    a.as_bytes().ct_eq(b.as_bytes()).into()
+}

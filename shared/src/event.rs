@@ -1,0 +1,164 @@
+//! Completion events: exactly one per push, and one per device. CloudEvents 1.0, structured JSON; several of one routing key travel as a batch.
+
+use crate::clock::{Millis, rfc3339};
+use crate::domain::{DeliveryState, Kind, PushState};
+use crate::id::{DeliveryId, DeviceId, EventId, MessageId, PushId, StoreId};
+use crate::message::{EVENT, EVENT_BATCH, Event, Message, Route};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How many events one message carries at most.
+const BATCH: usize = 100;
+
+/// The data of a push's completion event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushEnded {
+    /// The push.
+    pub push: PushId,
+    /// Its store.
+    pub store: StoreId,
+    /// Its kind.
+    pub kind: Kind,
+    /// A terminal state.
+    pub state: PushState,
+    /// Why.
+    pub reason: String,
+    /// The device whose answer decided, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// The sender's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub ended_at: String,
+    /// Every device that was asked.
+    pub deliveries: Vec<DeviceEnd>,
+}
+
+/// How it ended for one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceEnd {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The device.
+    pub device: DeviceId,
+    /// Its end state.
+    pub state: DeliveryState,
+    /// `approve` or `deny`, where this device answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Why it was not sent, where it was not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// How often a provider was called.
+    pub attempts: i64,
+}
+
+/// The data of a device's completion event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceDone {
+    /// The push.
+    pub push: PushId,
+    /// Its store.
+    pub store: StoreId,
+    /// Its kind.
+    pub kind: Kind,
+    /// How it ended for the device.
+    #[serde(flatten)]
+    pub end: DeviceEnd,
+}
+
+/// Gathers the events of one transaction.
+#[derive(Default)]
+pub struct Events(BTreeMap<String, Vec<Event>>);
+
+fn event(
+    store: &StoreId,
+    name: &str,
+    id_parts: &[&str],
+    subject: &PushId,
+    now: Millis,
+    data: &impl Serialize,
+) -> Event {
+    Event {
+        specversion: "1.0".to_owned(),
+        id: EventId::derived(id_parts).to_string(),
+        source: format!("/v1/stores/{store}"),
+        kind: format!("countersign.push.{name}.v1"),
+        subject: subject.to_string(),
+        time: rfc3339(now),
+        datacontenttype: "application/json".to_owned(),
+        // Identifiers, words and numbers: this cannot fail to serialise.
+        data: serde_json::to_value(data).unwrap_or_default(),
+    }
+}
+
+impl Events {
+    /// The push has ended.
+    pub fn push_ended(&mut self, ended: &PushEnded, now: Millis) {
+        let name = ended.state.as_str();
+        let id = [ended.push.as_str(), "ended"];
+        let event = event(&ended.store, name, &id, &ended.push, now, ended);
+        self.add(&ended.store, ended.kind, name, event);
+    }
+
+    /// It has ended for one device.
+    pub fn device_done(&mut self, done: &DeviceDone, now: Millis) {
+        let name = format!("device_{}", done.end.state);
+        let id = [done.end.delivery.as_str(), "ended"];
+        let event = event(&done.store, &name, &id, &done.push, now, done);
+        self.add(&done.store, done.kind, &name, event);
+    }
+
+    fn add(&mut self, store: &StoreId, kind: Kind, name: &str, event: Event) {
+        let key = format!("v1.{store}.{kind}.{name}");
+        self.0.entry(key).or_default().push(event);
+    }
+
+    /// The messages that carry them.
+    pub fn into_messages(self, now: Millis) -> Vec<Message> {
+        let mut messages = Vec::new();
+        for (key, events) in self.0 {
+            for part in events.chunks(BATCH) {
+                let (content_type, body, correlation_id) = match part {
+                    [one] => (EVENT, serde_json::to_vec(one), Some(one.subject.clone())),
+                    many => (EVENT_BATCH, serde_json::to_vec(many), None),
+                };
+                messages.push(Message {
+                    id: MessageId::fresh(now),
+                    route: Route::Status(key.clone()),
+                    content_type: content_type.to_owned(),
+                    correlation_id,
+                    traceparent: None,
+                    body: body.unwrap_or_default(),
+                });
+            }
+        }
+        messages
+    }
+}
+
+/// Reads the events of a status message.
+pub fn decode(message: &Message) -> Result<Vec<Event>, String> {
+    let read = match message.content_type.as_str() {
+        EVENT => serde_json::from_slice(&message.body).map(|one| vec![one]),
+        EVENT_BATCH => serde_json::from_slice(&message.body),
+        other => {
+            let shown: String = other.chars().take(80).collect();
+            return Err(format!("content type {shown:?} is no event"));
+        }
+    };
+    read.map_err(|error| format!("not an event: {error}"))
+}
+
+impl Event {
+    /// The push's end, where this is the event of one.
+    pub fn push_ended(&self) -> Option<PushEnded> {
+        if self.kind.starts_with("countersign.push.device_") {
+            return None;
+        }
+        serde_json::from_value(self.data.clone()).ok()
+    }
+}

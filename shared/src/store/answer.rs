@@ -1,0 +1,324 @@
+//! What devices do: fetch a prompt, and answer it. The first valid answer wins, by compare-and-set.
+
+use super::db::{Arg, Error, Statement, Tx};
+use super::ending::{announce, device_done, rows_of};
+use super::pushes::{delivery_of, push_of};
+use super::{Device, PushRow, Store, maybe_parsed, parsed};
+use crate::clock::Millis;
+use crate::domain::{Candidate, Kind, PushState};
+use crate::event::{DeviceEnd, Events};
+use crate::id::{DeliveryId, DeviceId, PushId};
+
+/// Wrong codes that one push bears.
+const WRONG_CODES: i64 = 5;
+/// How many prompts a device is shown at once.
+const PROMPTS: i64 = 50;
+
+static OPEN: Statement = Statement::new(
+    "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id
+     WHERE p.user_id = $1 AND p.rp = $2 AND p.ended_at IS NULL AND p.expires_at > $3 AND p.state IN ('accepted', 'pending')
+     ORDER BY p.id LIMIT $4",
+);
+static FOR_DEVICE: Statement = Statement::new(
+    "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.id = $1 AND p.user_id = $2 AND p.rp = $3",
+);
+static SIBLINGS: Statement = Statement::new(
+    "SELECT id, created_at FROM devices WHERE user_id = $1 AND rp = $2 AND state = 'active'",
+);
+static HAS_DELIVERY: Statement =
+    Statement::new("SELECT 1 AS one FROM deliveries WHERE push_id = $1 AND device_id = $2");
+static FETCHED: Statement = Statement::new(
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
+     VALUES ($1, $2, $3, 'fetched', '', 0, $4, $4, $4)
+     ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at
+       WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
+);
+static DECIDE: Statement = Statement::new(
+    "UPDATE pushes SET state = $2, reason = $3, ended_at = $4, answered_by = $5, proof_hash = $6, escalate_at = NULL
+     WHERE id = $1 AND ended_at IS NULL AND expires_at > $4 AND state IN ('accepted', 'pending') RETURNING *",
+);
+static LOCK: Statement = Statement::new(
+    "UPDATE pushes SET state = 'pending' WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending')
+     RETURNING *",
+);
+static ANSWERED: Statement = Statement::new(
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at, decision, proof_hash)
+     VALUES ($1, $2, $3, 'answered', '', 0, $4, $4, $4, $5, $6)
+     ON CONFLICT (id) DO UPDATE SET state = 'answered', updated_at = excluded.updated_at, decision = excluded.decision,
+       proof_hash = excluded.proof_hash WHERE deliveries.state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
+);
+static UNANSWERED: Statement = Statement::new(
+    "SELECT COUNT(*) AS n FROM deliveries WHERE push_id = $1 AND state NOT IN ('answered', 'withdrawn', 'expired')",
+);
+static COMPLETE: Statement = Statement::new(
+    "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2 WHERE id = $1 AND ended_at IS NULL RETURNING *",
+);
+static WRONG_CODE: Statement = Statement::new(
+    "UPDATE pushes SET wrong_codes = wrong_codes + 1,
+       state = CASE WHEN wrong_codes + 1 >= $3 THEN 'failed' ELSE state END,
+       reason = CASE WHEN wrong_codes + 1 >= $3 THEN 'code_attempts' ELSE reason END,
+       ended_at = CASE WHEN wrong_codes + 1 >= $3 THEN $2 ELSE NULL END
+     WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 RETURNING *",
+);
+static STORED: Statement =
+    Statement::new("SELECT * FROM deliveries WHERE push_id = $1 AND device_id = $2");
+
+/// A push as one of its devices may see it.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    /// The push.
+    pub push: PushRow,
+}
+
+/// A verified answer.
+#[derive(Debug, Clone)]
+pub struct Answer<'a> {
+    /// What was answered.
+    pub push: &'a PushId,
+    /// Its kind.
+    pub kind: Kind,
+    /// By whom.
+    pub device: &'a DeviceId,
+    /// Yes or no.
+    pub approves: bool,
+    /// `user_approved`, or the reason of a denial.
+    pub reason: &'a str,
+    /// The hash of the proof: the same proof again gets the same answer.
+    pub proof_hash: &'a str,
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answered {
+    /// It counted, or had counted before.
+    Counted {
+        /// The push's state now.
+        state: PushState,
+        /// Why.
+        reason: String,
+    },
+    /// The push has already ended otherwise.
+    Ended {
+        /// How.
+        state: PushState,
+        /// Why.
+        reason: String,
+    },
+    /// Too late by our clock.
+    TooLate,
+}
+
+impl Store {
+    async fn siblings(&self, device: &Device) -> Result<Vec<Candidate>, Error> {
+        let args = [Arg::Text(device.user.as_str()), Arg::Text(&device.rp)];
+        let rows = self.db.fetch(&SIBLINGS, &args).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Candidate {
+                    device: parsed(row, "id")?,
+                    created_at: row.int("created_at")?,
+                })
+            })
+            .collect()
+    }
+
+    /// What waits for a device, whether or not its wake-up ever came.
+    pub async fn prompts(&self, device: &Device, now: Millis) -> Result<Vec<Prompt>, Error> {
+        let args = [
+            Arg::Text(device.user.as_str()),
+            Arg::Text(&device.rp),
+            Arg::Int(now),
+            Arg::Int(PROMPTS),
+        ];
+        let rows = self.db.fetch(&OPEN, &args).await?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let active = self.siblings(device).await?;
+        let mut prompts = Vec::new();
+        for row in &rows {
+            let push = push_of(row)?;
+            let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
+            let chosen = push.target.chosen(&active, preferred.as_ref());
+            if chosen.iter().any(|one| one.device == device.id) {
+                prompts.push(Prompt { push });
+            }
+        }
+        Ok(prompts)
+    }
+
+    /// One push, if this device is among those asked.
+    pub async fn prompt(&self, device: &Device, push: &PushId) -> Result<Option<Prompt>, Error> {
+        let args = [
+            Arg::Text(push.as_str()),
+            Arg::Text(device.user.as_str()),
+            Arg::Text(&device.rp),
+        ];
+        let rows = self.db.fetch(&FOR_DEVICE, &args).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let found = push_of(row)?;
+        let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
+        let active = self.siblings(device).await?;
+        let chosen = found.target.chosen(&active, preferred.as_ref());
+        if chosen.iter().any(|one| one.device == device.id) {
+            return Ok(Some(Prompt { push: found }));
+        }
+        let args = [Arg::Text(push.as_str()), Arg::Text(device.id.as_str())];
+        let asked = !self.db.fetch(&HAS_DELIVERY, &args).await?.is_empty();
+        Ok(asked.then_some(Prompt { push: found }))
+    }
+
+    /// The device has seen the prompt.
+    pub async fn fetched(
+        &self,
+        device: &DeviceId,
+        push: &PushId,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let id = DeliveryId::derived(&[push.as_str(), device.as_str()]);
+        let args = [
+            Arg::Text(id.as_str()),
+            Arg::Text(push.as_str()),
+            Arg::Text(device.as_str()),
+            Arg::Int(now),
+        ];
+        self.db.write(&FETCHED, &args).await?;
+        Ok(())
+    }
+
+    /// Counts a wrong code; the last one allowed ends the push.
+    pub async fn wrong_code(&self, push: &PushId, now: Millis) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        let args = [
+            Arg::Text(push.as_str()),
+            Arg::Int(now),
+            Arg::Int(WRONG_CODES),
+        ];
+        let mut rows = rows_of(&tx.fetch(&WRONG_CODE, &args).await?)?;
+        rows.retain(|push| push.state.is_terminal());
+        let messages = announce(&mut tx, &rows, &[], now).await?;
+        self.commit(tx, messages, now).await
+    }
+
+    /// Lets a verified answer count, once.
+    pub async fn answer(&self, answer: &Answer<'_>, now: Millis) -> Result<Answered, Error> {
+        let mut tx = self.db.begin().await?;
+        let delivery = DeliveryId::derived(&[answer.push.as_str(), answer.device.as_str()]);
+        crate::crash::point("D1");
+        let (push, messages) = match answer.kind {
+            Kind::Confirm | Kind::Process => {
+                let state = if answer.approves {
+                    PushState::Approved
+                } else {
+                    PushState::Denied
+                };
+                let args = [
+                    Arg::Text(answer.push.as_str()),
+                    Arg::Text(state.as_str()),
+                    Arg::Text(answer.reason),
+                    Arg::Int(now),
+                    Arg::Text(answer.device.as_str()),
+                    Arg::Text(answer.proof_hash),
+                ];
+                let ended = rows_of(&tx.fetch(&DECIDE, &args).await?)?;
+                if ended.is_empty() {
+                    drop(tx);
+                    return self.stored_answer(answer, now).await;
+                }
+                mark_answered(&mut tx, &delivery, answer, now).await?;
+                let messages = announce(&mut tx, &ended, &[delivery.as_str()], now).await?;
+                (ended, messages)
+            }
+            Kind::Generic => {
+                let args = [Arg::Text(answer.push.as_str()), Arg::Int(now)];
+                let open = rows_of(&tx.fetch(&LOCK, &args).await?)?;
+                let end = match open.first() {
+                    Some(_) => mark_answered(&mut tx, &delivery, answer, now).await?,
+                    None => None,
+                };
+                let (Some(push), Some(end)) = (open.first(), end) else {
+                    drop(tx);
+                    return self.stored_answer(answer, now).await;
+                };
+                let mut events = Events::default();
+                events.device_done(&device_done(push, &end), now);
+                let mut messages = events.into_messages(now);
+                let left = tx
+                    .fetch(&UNANSWERED, &[Arg::Text(answer.push.as_str())])
+                    .await?;
+                let left = left.first().map_or(Ok(0), |row| row.int("n"))?;
+                if left == 0 {
+                    let ended = rows_of(&tx.fetch(&COMPLETE, &args).await?)?;
+                    messages.extend(announce(&mut tx, &ended, &[], now).await?);
+                    (ended, messages)
+                } else {
+                    (open, messages)
+                }
+            }
+        };
+        self.commit(tx, messages, now).await?;
+        crate::crash::point("D2");
+        let (state, reason) = push
+            .into_iter()
+            .next()
+            .map_or((PushState::Pending, String::new()), |push| {
+                (push.state, push.reason)
+            });
+        Ok(Answered::Counted { state, reason })
+    }
+
+    /// What to tell somebody whose answer came second.
+    async fn stored_answer(&self, answer: &Answer<'_>, now: Millis) -> Result<Answered, Error> {
+        let Some(push) = self.push(answer.push).await? else {
+            return Ok(Answered::TooLate);
+        };
+        let args = [
+            Arg::Text(answer.push.as_str()),
+            Arg::Text(answer.device.as_str()),
+        ];
+        let mine = self.db.fetch(&STORED, &args).await?;
+        let mine = mine.first().map(delivery_of).transpose()?;
+        let same = mine.is_some_and(|row| row.proof_hash.as_deref() == Some(answer.proof_hash));
+        let (state, reason) = (push.state, push.reason);
+        Ok(if same {
+            Answered::Counted { state, reason }
+        } else if state == PushState::Expired || (!state.is_terminal() && push.expires_at <= now) {
+            Answered::TooLate
+        } else {
+            Answered::Ended { state, reason }
+        })
+    }
+}
+
+async fn mark_answered(
+    tx: &mut Tx,
+    delivery: &DeliveryId,
+    answer: &Answer<'_>,
+    now: Millis,
+) -> Result<Option<DeviceEnd>, Error> {
+    let decision = if answer.approves { "approve" } else { "deny" };
+    let args = [
+        Arg::Text(delivery.as_str()),
+        Arg::Text(answer.push.as_str()),
+        Arg::Text(answer.device.as_str()),
+        Arg::Int(now),
+        Arg::Text(decision),
+        Arg::Text(answer.proof_hash),
+    ];
+    let rows = tx.fetch(&ANSWERED, &args).await?;
+    rows.first()
+        .map(|row| {
+            let row = delivery_of(row)?;
+            Ok(DeviceEnd {
+                delivery: row.id,
+                device: row.device,
+                state: row.state,
+                decision: row.decision,
+                reason: row.reason,
+                attempts: row.attempts,
+            })
+        })
+        .transpose()
+}

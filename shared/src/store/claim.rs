@@ -1,0 +1,376 @@
+//! Claiming deliveries: who holds the lease calls the provider.
+//!
+//! A claim moves a delivery to `sending`, counts the attempt and sets a lease. The attempt fences everything after it: a result is
+//! written only while it is still the last one. A job that comes twice claims nothing the second time; a job whose worker died is
+//! found by the sweep once the lease has run out.
+
+use super::db::{Arg, Error, Row, Statement, Tx};
+use super::{Store, ending, json, maybe_parsed, parsed, to_json};
+use crate::broker::tier_for;
+use crate::clock::Millis;
+use crate::domain::{AddressState, Candidate, DeliveryState, Kind, Provider, Target};
+use crate::id::{DeliveryId, DeviceId, PushId, StoreId};
+use crate::message::{Job, Lane, Message, RetryOf, Route, VERSION};
+use crate::secret::Secret;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+/// A retry that comes this much too early is due all the same: a tier's clock is not ours.
+const EARLY: Millis = 1_000;
+
+static BEGIN: Statement = Statement::new(
+    "UPDATE pushes SET state = 'pending' WHERE id IN (SELECT r.value FROM {texts:$1})
+       AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending') RETURNING id",
+);
+static ASKED: Statement = Statement::new(
+    "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device,
+       d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
+       pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
+       CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
+     FROM {texts:$1} JOIN pushes p ON p.id = r.value JOIN users u ON u.id = p.user_id
+     LEFT JOIN devices d ON d.user_id = p.user_id AND d.rp = p.rp AND d.state = 'active'
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp",
+);
+static CLAIM: Statement = Statement::new(
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
+     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason',
+       CAST(r.value->>'attempt' AS BIGINT), $3, $2, $2 FROM {each:$1} WHERE true
+     ON CONFLICT (id) DO UPDATE SET state = 'sending', attempt = deliveries.attempt + 1, due_at = excluded.due_at,
+       updated_at = excluded.updated_at
+       WHERE excluded.state = 'sending' AND (deliveries.state = 'queued' OR (deliveries.state = 'sending' AND deliveries.due_at <= $2))
+     RETURNING id, attempt, state",
+);
+static CLAIM_RETRY: Statement = Statement::new(
+    "UPDATE deliveries SET state = 'sending', attempt = attempt + 1, due_at = $3, updated_at = $2 FROM {each:$1}
+     WHERE deliveries.id = r.value->>'delivery' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'retry_wait' AND due_at <= $4
+       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.expires_at > $2)
+     RETURNING deliveries.id, attempt",
+);
+static EARLY_ONES: Statement = Statement::new(
+    "SELECT d.id, d.attempt, d.due_at, p.store_id, p.lane FROM {each:$1}
+     JOIN deliveries d ON d.id = r.value->>'delivery' AND d.attempt = CAST(r.value->>'attempt' AS BIGINT) AND d.state = 'retry_wait'
+       AND d.due_at > $2
+     JOIN pushes p ON p.id = d.push_id AND p.ended_at IS NULL",
+);
+static RETRIED: Statement = Statement::new(
+    "SELECT d.id AS delivery_id, p.id, p.store_id, p.rp, p.kind, p.lane, p.expires_at, p.traceparent,
+       v.id AS device_id, v.address_state, v.address_provider, v.address, v.address_registered_at, v.state AS device_state,
+       pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
+       CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
+     FROM {texts:$1} JOIN deliveries d ON d.id = r.value JOIN pushes p ON p.id = d.push_id JOIN devices v ON v.id = d.device_id
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp",
+);
+static SKIP: Statement = Statement::new(
+    "UPDATE deliveries SET state = 'failed', reason = r.value->>'reason', updated_at = $2 FROM {each:$1}
+     WHERE deliveries.id = r.value->>'id' AND state = 'sending'",
+);
+
+/// What jobs ask for.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Pushes to fan out.
+    pub pushes: Vec<PushId>,
+    /// Deliveries to try again.
+    pub retries: Vec<RetryOf>,
+}
+
+/// One call to a provider that is ours to make.
+#[derive(Debug, Clone)]
+pub struct Claimed {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// The push.
+    pub push: PushId,
+    /// Its store.
+    pub store: StoreId,
+    /// Its relying party.
+    pub rp: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// How urgent.
+    pub lane: Lane,
+    /// The device.
+    pub device: DeviceId,
+    /// Through whom.
+    pub provider: Provider,
+    /// The provider's token.
+    pub token: Secret,
+    /// Which version of the push policy holds the credential.
+    pub policy_version: Millis,
+    /// Until when an answer counts.
+    pub expires_at: Millis,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+/// What was claimed.
+#[derive(Debug, Clone, Default)]
+pub struct Claim {
+    /// The calls to make.
+    pub claimed: Vec<Claimed>,
+}
+
+/// Where a wake-up would go, or why it cannot.
+fn address_of(row: &Row) -> Result<Result<(Provider, Secret), &'static str>, Error> {
+    let state: AddressState = parsed(row, "address_state")?;
+    let provider: Option<Provider> = maybe_parsed(row, "address_provider")?;
+    let (Some(provider), Some(token), AddressState::Valid) =
+        (provider, row.maybe_text("address")?, state)
+    else {
+        return Ok(Err("no_address"));
+    };
+    let credential = match provider {
+        Provider::Apns => row.int("apns")?,
+        Provider::Fcm => row.int("fcm")?,
+    };
+    if row.maybe_int("policy_version")?.is_none() || credential == 0 {
+        return Ok(Err("no_credential"));
+    }
+    Ok(Ok((provider, Secret::new(token))))
+}
+
+fn claimed_of(
+    row: &Row,
+    delivery: DeliveryId,
+    (provider, token): (Provider, Secret),
+) -> Result<Claimed, Error> {
+    Ok(Claimed {
+        delivery,
+        attempt: 1,
+        push: parsed(row, "id")?,
+        store: parsed(row, "store_id")?,
+        rp: row.text("rp")?,
+        kind: parsed(row, "kind")?,
+        lane: parsed(row, "lane")?,
+        device: parsed(row, "device_id")?,
+        provider,
+        token,
+        policy_version: row.maybe_int("policy_version")?.unwrap_or(0),
+        expires_at: row.int("expires_at")?,
+        traceparent: row.maybe_text("traceparent")?,
+    })
+}
+
+/// The deliveries of one push: those to send, and the rows of all.
+fn plan(rows: &[&Row], send: &mut Vec<Claimed>, all: &mut Vec<Value>) -> Result<usize, Error> {
+    let Some(first) = rows.first() else {
+        return Ok(0);
+    };
+    let push = first.text("id")?;
+    let mut target: Target = json(first, "target")?;
+    let preferred: Option<DeviceId> = maybe_parsed(first, "preferred_device")?;
+    let mut active = Vec::new();
+    let mut by_device = HashMap::new();
+    for row in rows {
+        if let Some(device) = maybe_parsed::<DeviceId>(row, "device_id")? {
+            by_device.insert(device.clone(), *row);
+            active.push(Candidate {
+                created_at: row.int("device_created_at")?,
+                device,
+            });
+        }
+    }
+    let chosen = target.chosen(&active, preferred.as_ref());
+    if target.escalate_after().is_some()
+        && let [only] = chosen.as_slice()
+        && let Some(row) = by_device.get(&only.device)
+        && address_of(row)?.is_err()
+    {
+        // The preferred device cannot be woken: that is the hard failure which the others were to be asked after.
+        target = Target::All;
+    }
+    let chosen = target.chosen(&active, preferred.as_ref());
+    for one in &chosen {
+        let Some(row) = by_device.get(&one.device) else {
+            continue;
+        };
+        let id = DeliveryId::derived(&[&push, one.device.as_str()]);
+        let (state, reason, attempt) = match address_of(row)? {
+            Ok(address) => {
+                send.push(claimed_of(row, id.clone(), address)?);
+                (DeliveryState::Sending, "", 1)
+            }
+            Err(reason) => (DeliveryState::Skipped, reason, 0),
+        };
+        all.push(json!({"id": id, "push": push, "device": one.device, "state": state, "reason": reason, "attempt": attempt}));
+    }
+    Ok(chosen.len())
+}
+
+/// Messages that bring retries back: one for each store, lane and tier.
+pub(super) fn retry_jobs(
+    retries: impl Iterator<Item = (StoreId, Lane, Millis, RetryOf)>,
+    now: Millis,
+) -> Vec<Message> {
+    let mut groups: BTreeMap<(StoreId, &str, u32), (Route, Vec<RetryOf>)> = BTreeMap::new();
+    for (store, lane, after, retry) in retries {
+        let (route, seconds) = if after <= 0 {
+            (Route::Jobs(lane), 0)
+        } else {
+            let tier = tier_for(Duration::from_millis(after.unsigned_abs()));
+            (Route::Later(tier, lane), tier.seconds)
+        };
+        let group = groups
+            .entry((store, lane.as_str(), seconds))
+            .or_insert((route, Vec::new()));
+        group.1.push(retry);
+    }
+    groups
+        .into_iter()
+        .flat_map(|((store, _, _), (route, retries))| {
+            let messages: Vec<_> = retries
+                .chunks(100)
+                .map(|part| {
+                    let job = Job {
+                        v: VERSION,
+                        store: store.clone(),
+                        pushes: vec![],
+                        retries: part.to_vec(),
+                    };
+                    job.into_message(route.clone(), now)
+                })
+                .collect();
+            messages
+        })
+        .collect()
+}
+
+impl Store {
+    /// Claims what `wanted` asks for and nobody else holds, until `now + lease`. Pushes without any device end here.
+    pub async fn claim(&self, wanted: &Wanted, now: Millis, lease: Millis) -> Result<Claim, Error> {
+        let mut tx = self.db.begin().await?;
+        let mut messages = Vec::new();
+        let mut claimed = Vec::new();
+        if !wanted.pushes.is_empty() {
+            claimed = fan_out(&mut tx, &wanted.pushes, now, lease, &mut messages).await?;
+        }
+        if !wanted.retries.is_empty() {
+            claimed.extend(retry(&mut tx, &wanted.retries, now, lease, &mut messages).await?);
+        }
+        self.commit(tx, messages, now).await?;
+        Ok(Claim { claimed })
+    }
+}
+
+async fn fan_out(
+    tx: &mut Tx,
+    pushes: &[PushId],
+    now: Millis,
+    lease: Millis,
+    messages: &mut Vec<Message>,
+) -> Result<Vec<Claimed>, Error> {
+    let mut ids: Vec<&PushId> = pushes.iter().collect();
+    // One order for all: two workers with the same pushes then wait for each other and never deadlock.
+    ids.sort();
+    ids.dedup();
+    let args = [Arg::Text(&to_json(&ids)), Arg::Int(now)];
+    let open = tx.fetch(&BEGIN, &args).await?;
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let open: Vec<String> = open
+        .iter()
+        .map(|row| row.text("id"))
+        .collect::<Result<_, _>>()?;
+    let rows = tx.fetch(&ASKED, &[Arg::Text(&to_json(&open))]).await?;
+    let mut by_push: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
+    for row in &rows {
+        by_push.entry(row.text("id")?).or_default().push(row);
+    }
+    let (mut send, mut all, mut nobody) = (Vec::new(), Vec::new(), Vec::new());
+    for (push, rows) in &by_push {
+        if plan(rows, &mut send, &mut all)? == 0 {
+            nobody.push(push.parse().map_err(|_| Error::Row("id"))?);
+        }
+    }
+    if !nobody.is_empty() {
+        messages.extend(ending::fail(tx, &nobody, "no_devices", now).await?);
+    }
+    let args = [
+        Arg::Text(&to_json(&all)),
+        Arg::Int(now),
+        Arg::Int(now + lease),
+    ];
+    let won = tx.fetch(&CLAIM, &args).await?;
+    keep_won(send, &won)
+}
+
+/// Of `send` those that this transaction has won, with their attempt.
+fn keep_won(send: Vec<Claimed>, won: &[Row]) -> Result<Vec<Claimed>, Error> {
+    let mut attempts = HashMap::new();
+    for row in won {
+        attempts.insert(row.text("id")?, row.int("attempt")?);
+    }
+    Ok(send
+        .into_iter()
+        .filter_map(|mut one| {
+            let attempt = attempts.get(one.delivery.as_str())?;
+            one.attempt = u32::try_from(*attempt).unwrap_or(u32::MAX);
+            Some(one)
+        })
+        .collect())
+}
+
+async fn retry(
+    tx: &mut Tx,
+    retries: &[RetryOf],
+    now: Millis,
+    lease: Millis,
+    messages: &mut Vec<Message>,
+) -> Result<Vec<Claimed>, Error> {
+    let wanted = to_json(&retries);
+    let due = now + EARLY;
+    let args = [
+        Arg::Text(&wanted),
+        Arg::Int(now),
+        Arg::Int(now + lease),
+        Arg::Int(due),
+    ];
+    let won = tx.fetch(&CLAIM_RETRY, &args).await?;
+    if won.len() < retries.len() {
+        let early = tx
+            .fetch(&EARLY_ONES, &[Arg::Text(&wanted), Arg::Int(due)])
+            .await?;
+        let early: Vec<_> = early
+            .iter()
+            .map(|row| {
+                let retry = RetryOf {
+                    delivery: parsed(row, "id")?,
+                    attempt: u32::try_from(row.int("attempt")?).unwrap_or(u32::MAX),
+                };
+                Ok((
+                    parsed(row, "store_id")?,
+                    parsed(row, "lane")?,
+                    row.int("due_at")? - now,
+                    retry,
+                ))
+            })
+            .collect::<Result<_, Error>>()?;
+        messages.extend(retry_jobs(early.into_iter(), now));
+    }
+    if won.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<String> = won
+        .iter()
+        .map(|row| row.text("id"))
+        .collect::<Result<_, _>>()?;
+    let rows = tx.fetch(&RETRIED, &[Arg::Text(&to_json(&ids))]).await?;
+    let (mut send, mut dropped) = (Vec::new(), Vec::new());
+    for row in &rows {
+        let delivery: DeliveryId = parsed(row, "delivery_id")?;
+        let active = row.text("device_state")? == "active";
+        match address_of(row)?.and_then(|a| if active { Ok(a) } else { Err("device_blocked") }) {
+            Ok(address) => send.push(claimed_of(row, delivery, address)?),
+            Err(reason) => dropped.push(json!({"id": delivery, "reason": reason})),
+        }
+    }
+    if !dropped.is_empty() {
+        tx.fetch(&SKIP, &[Arg::Text(&to_json(&dropped)), Arg::Int(now)])
+            .await?;
+    }
+    keep_won(send, &won)
+}

@@ -1,0 +1,254 @@
+//! Devices: a key, and apart from it a push address.
+
+use super::db::{Arg, Error, Row, Statement};
+use super::{Store, json, maybe_parsed, parsed, to_json};
+use crate::clock::Millis;
+use crate::crypto::DeviceKey;
+use crate::domain::{AddressState, DeviceState, Provider};
+use crate::id::{DeviceId, StoreId, UserId};
+use crate::secret::Secret;
+
+static LOCK_USER: Statement =
+    Statement::new("UPDATE users SET status = status WHERE store_id = $1 AND id = $2 RETURNING id");
+static COUNT: Statement = Statement::new(
+    "SELECT COUNT(*) AS n FROM devices WHERE user_id = $1 AND rp = $2 AND state <> 'revoked'",
+);
+static ADD: Statement = Statement::new(
+    "INSERT INTO devices (id, store_id, user_id, rp, name, platform, public_key, state, address_state, address_provider, address,
+       address_registered_at, created_at, updated_at)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8, $9, $10, $11, $12, $12)",
+);
+static ONE: Statement = Statement::new("SELECT * FROM devices WHERE id = $1");
+static OF_USER: Statement =
+    Statement::new("SELECT * FROM devices WHERE store_id = $1 AND user_id = $2 ORDER BY id");
+static CHANGE: Statement = Statement::new(
+    "UPDATE devices SET state = COALESCE($4, state), name = COALESCE($5, name), updated_at = $6
+     WHERE store_id = $1 AND id = $2 AND state = $3 RETURNING *",
+);
+// One token belongs to one device: a phone that changed hands must not ring for its former owner.
+static FREE_ADDRESS: Statement = Statement::new(
+    "UPDATE devices SET address_state = 'invalid', updated_at = $3
+     WHERE address = $1 AND address_provider = $2 AND address_state = 'valid' AND store_id = $4 AND id <> $5",
+);
+static SET_ADDRESS: Statement = Statement::new(
+    "UPDATE devices SET address_state = 'valid', address_provider = $2, address = $3, address_registered_at = $4, updated_at = $4
+     WHERE id = $1 AND state IN ('active', 'blocked') RETURNING id, store_id",
+);
+
+/// Where a device's wake-ups go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Through whom.
+    pub provider: Provider,
+    /// The provider's token.
+    pub token: Secret,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its identifier.
+    pub id: DeviceId,
+    /// The store.
+    pub store: StoreId,
+    /// Whose.
+    pub user: UserId,
+    /// For which relying party.
+    pub rp: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// `ios`, `android` or `web`.
+    pub platform: String,
+    /// Its key.
+    pub key: DeviceKey,
+    /// The key's state.
+    pub state: DeviceState,
+    /// The address' state.
+    pub address_state: AddressState,
+    /// Through whom it is reached.
+    pub address_provider: Option<Provider>,
+    /// When the address was registered.
+    pub address_registered_at: Option<Millis>,
+    /// When it was registered.
+    pub created_at: Millis,
+}
+
+/// A device to register.
+pub struct NewDevice {
+    /// For which relying party.
+    pub rp: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// `ios`, `android` or `web`.
+    pub platform: String,
+    /// Its key.
+    pub key: DeviceKey,
+    /// Where its wake-ups go.
+    pub address: Option<Address>,
+}
+
+/// Why a device was not registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// The store has no such user.
+    NoUser,
+    /// The user has as many devices as the appkey policy allows.
+    TooMany,
+}
+
+fn device_of(row: &Row) -> Result<Device, Error> {
+    Ok(Device {
+        id: parsed(row, "id")?,
+        store: parsed(row, "store_id")?,
+        user: parsed(row, "user_id")?,
+        rp: row.text("rp")?,
+        name: row.text("name")?,
+        platform: row.text("platform")?,
+        key: json(row, "public_key")?,
+        state: parsed(row, "state")?,
+        address_state: parsed(row, "address_state")?,
+        address_provider: maybe_parsed(row, "address_provider")?,
+        address_registered_at: row.maybe_int("address_registered_at")?,
+        created_at: row.int("created_at")?,
+    })
+}
+
+impl Store {
+    /// Registers a device. Two registrations at once cannot exceed `max_devices`: the user's row is locked.
+    pub async fn add_device(
+        &self,
+        store: &StoreId,
+        user: &UserId,
+        new: &NewDevice,
+        max_devices: i64,
+        now: Millis,
+    ) -> Result<Result<Device, Refused>, Error> {
+        let mut tx = self.db.begin().await?;
+        let of = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
+        if tx.fetch(&LOCK_USER, &of).await?.is_empty() {
+            return Ok(Err(Refused::NoUser));
+        }
+        let count = tx
+            .fetch(&COUNT, &[Arg::Text(user.as_str()), Arg::Text(&new.rp)])
+            .await?;
+        let count = count.first().map_or(Ok(0), |row| row.int("n"))?;
+        if count >= max_devices {
+            return Ok(Err(Refused::TooMany));
+        }
+        let id = DeviceId::fresh(now);
+        let state = if new.address.is_some() {
+            AddressState::Valid
+        } else {
+            AddressState::None
+        };
+        let token = new.address.as_ref().map(|a| a.token.expose());
+        let provider = new.address.as_ref().map(|a| a.provider.as_str());
+        if let (Some(token), Some(provider)) = (token, provider) {
+            let args = [
+                Arg::Text(token),
+                Arg::Text(provider),
+                Arg::Int(now),
+                Arg::Text(store.as_str()),
+                Arg::Text(id.as_str()),
+            ];
+            tx.fetch(&FREE_ADDRESS, &args).await?;
+        }
+        let args = [
+            Arg::Text(id.as_str()),
+            Arg::Text(store.as_str()),
+            Arg::Text(user.as_str()),
+            Arg::Text(&new.rp),
+            Arg::Text(&new.name),
+            Arg::Text(&new.platform),
+            Arg::Text(&to_json(&new.key)),
+            Arg::Text(state.as_str()),
+            Arg::MaybeText(provider),
+            Arg::MaybeText(token),
+            Arg::MaybeInt(token.map(|_| now)),
+            Arg::Int(now),
+        ];
+        tx.fetch(&ADD, &args).await?;
+        tx.commit().await?;
+        Ok(Ok(Device {
+            id,
+            store: store.clone(),
+            user: user.clone(),
+            rp: new.rp.clone(),
+            name: new.name.clone(),
+            platform: new.platform.clone(),
+            key: new.key.clone(),
+            state: DeviceState::Active,
+            address_state: state,
+            address_provider: new.address.as_ref().map(|a| a.provider),
+            address_registered_at: token.map(|_| now),
+            created_at: now,
+        }))
+    }
+
+    /// One device, of whatever store.
+    pub async fn device(&self, id: &DeviceId) -> Result<Option<Device>, Error> {
+        let rows = self.db.fetch(&ONE, &[Arg::Text(id.as_str())]).await?;
+        rows.first().map(device_of).transpose()
+    }
+
+    /// A user's devices, oldest first.
+    pub async fn devices(&self, store: &StoreId, user: &UserId) -> Result<Vec<Device>, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
+        let rows = self.db.fetch(&OF_USER, &args).await?;
+        rows.iter().map(device_of).collect()
+    }
+
+    /// Changes a device that is in state `from`; `None` when it is not, or not there. The caller has checked the transition.
+    pub async fn change_device(
+        &self,
+        store: &StoreId,
+        id: &DeviceId,
+        from: DeviceState,
+        to: Option<DeviceState>,
+        name: Option<&str>,
+        now: Millis,
+    ) -> Result<Option<Device>, Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(id.as_str()),
+            Arg::Text(from.as_str()),
+            Arg::MaybeText(to.map(DeviceState::as_str)),
+            Arg::MaybeText(name),
+            Arg::Int(now),
+        ];
+        let rows = self.db.write(&CHANGE, &args).await?;
+        rows.first().map(device_of).transpose()
+    }
+
+    /// Gives a device a new push address. `false`: it is revoked or not there.
+    pub async fn set_address(
+        &self,
+        device: &DeviceId,
+        address: &Address,
+        now: Millis,
+    ) -> Result<bool, Error> {
+        let mut tx = self.db.begin().await?;
+        let token = address.token.expose();
+        let args = [
+            Arg::Text(device.as_str()),
+            Arg::Text(address.provider.as_str()),
+            Arg::Text(token),
+            Arg::Int(now),
+        ];
+        let rows = tx.fetch(&SET_ADDRESS, &args).await?;
+        let Some(row) = rows.first() else {
+            return Ok(false);
+        };
+        let store = row.text("store_id")?;
+        let args = [
+            Arg::Text(token),
+            Arg::Text(address.provider.as_str()),
+            Arg::Int(now),
+            Arg::Text(&store),
+            Arg::Text(device.as_str()),
+        ];
+        tx.fetch(&FREE_ADDRESS, &args).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,157 @@
+//! What happens, in one transaction, when pushes end: their deliveries end and their completion events are promised.
+
+use super::db::{Arg, Error, Row, Statement, Tx};
+use super::pushes::{delivery_of, push_of};
+use super::{PushRow, Store, to_json};
+use crate::clock::{Millis, rfc3339};
+use crate::domain::{DeliveryState, PushState};
+use crate::event::{DeviceDone, DeviceEnd, Events, PushEnded};
+use crate::id::{PushId, StoreId};
+use crate::message::Message;
+use std::collections::HashMap;
+
+static ALREADY_DONE: Statement = Statement::new(
+    "SELECT * FROM deliveries WHERE push_id IN (SELECT r.value FROM {texts:$1}) AND state IN ('answered', 'withdrawn', 'expired')",
+);
+static CLOSE: Statement = Statement::new(
+    "UPDATE deliveries SET state = $2, updated_at = $3
+     WHERE push_id IN (SELECT r.value FROM {texts:$1}) AND state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
+);
+static CANCEL: Statement = Statement::new(
+    "UPDATE pushes SET state = 'cancelled', reason = $3, ended_at = $4, escalate_at = NULL
+     WHERE id = $2 AND store_id = $1 AND ended_at IS NULL AND expires_at > $4 RETURNING *",
+);
+static FAIL: Statement = Statement::new(
+    "UPDATE pushes SET state = 'failed', reason = $2, ended_at = $3, escalate_at = NULL
+     WHERE id IN (SELECT r.value FROM {texts:$1}) AND ended_at IS NULL RETURNING *",
+);
+
+/// Ends the deliveries of pushes that this transaction has ended, and gives the messages that say so.
+/// `fresh`: deliveries whose end belongs to this transaction although they have it already (the answer that decided).
+pub(super) async fn announce(
+    tx: &mut Tx,
+    ended: &[PushRow],
+    fresh: &[&str],
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let mut events = Events::default();
+    let mut ends: HashMap<&PushId, Vec<DeviceEnd>> = HashMap::new();
+    for how in [DeliveryState::Withdrawn, DeliveryState::Expired] {
+        let of: Vec<_> = ended
+            .iter()
+            .filter(|push| end_of_deliveries(push.state) == how)
+            .collect();
+        if of.is_empty() {
+            continue;
+        }
+        let ids = to_json(&of.iter().map(|push| &push.id).collect::<Vec<_>>());
+        let done = tx.fetch(&ALREADY_DONE, &[Arg::Text(&ids)]).await?;
+        let args = [Arg::Text(&ids), Arg::Text(how.as_str()), Arg::Int(now)];
+        let closed = tx.fetch(&CLOSE, &args).await?;
+        let by_id: HashMap<_, _> = of.iter().map(|push| (&push.id, *push)).collect();
+        for (rows, all_new) in [(done, false), (closed, true)] {
+            for row in rows {
+                let row = delivery_of(&row)?;
+                let Some(push) = by_id.get(&row.push) else {
+                    continue;
+                };
+                let end = DeviceEnd {
+                    delivery: row.id,
+                    device: row.device,
+                    state: row.state,
+                    decision: row.decision,
+                    reason: row.reason,
+                    attempts: row.attempts,
+                };
+                if all_new || fresh.contains(&end.delivery.as_str()) {
+                    events.device_done(&device_done(push, &end), now);
+                }
+                ends.entry(&push.id).or_default().push(end);
+            }
+        }
+    }
+    for push in ended {
+        let mut deliveries = ends.remove(&push.id).unwrap_or_default();
+        deliveries.sort_by(|a, b| a.device.cmp(&b.device));
+        let data = PushEnded {
+            push: push.id.clone(),
+            store: push.store.clone(),
+            kind: push.kind,
+            state: push.state,
+            reason: push.reason.clone(),
+            device: push.answered_by.clone(),
+            correlation_id: push.correlation_id.clone(),
+            created_at: rfc3339(push.created_at),
+            ended_at: rfc3339(push.ended_at.unwrap_or(now)),
+            deliveries,
+        };
+        events.push_ended(&data, now);
+    }
+    Ok(events.into_messages(now))
+}
+
+pub(super) fn device_done(push: &PushRow, end: &DeviceEnd) -> DeviceDone {
+    DeviceDone {
+        push: push.id.clone(),
+        store: push.store.clone(),
+        kind: push.kind,
+        end: end.clone(),
+    }
+}
+
+fn end_of_deliveries(push: PushState) -> DeliveryState {
+    match push {
+        PushState::Expired | PushState::Completed => DeliveryState::Expired,
+        PushState::Approved
+        | PushState::Denied
+        | PushState::Cancelled
+        | PushState::Failed
+        // These three do not end a push and never come here.
+        | PushState::Accepted
+        | PushState::Pending
+        | PushState::Opened => DeliveryState::Withdrawn,
+    }
+}
+
+pub(super) fn rows_of(rows: &[Row]) -> Result<Vec<PushRow>, Error> {
+    rows.iter().map(push_of).collect()
+}
+
+/// Ends pushes as failed, in the caller's transaction.
+pub(super) async fn fail(
+    tx: &mut Tx,
+    pushes: &[PushId],
+    reason: &str,
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let args = [
+        Arg::Text(&to_json(&pushes)),
+        Arg::Text(reason),
+        Arg::Int(now),
+    ];
+    let ended = rows_of(&tx.fetch(&FAIL, &args).await?)?;
+    announce(tx, &ended, &[], now).await
+}
+
+impl Store {
+    /// The sender takes a push back. `None`: it had ended, or is not there.
+    pub async fn cancel(
+        &self,
+        store: &StoreId,
+        push: &PushId,
+        reason: &str,
+        now: Millis,
+    ) -> Result<Option<PushRow>, Error> {
+        let mut tx = self.db.begin().await?;
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(push.as_str()),
+            Arg::Text(reason),
+            Arg::Int(now),
+        ];
+        let ended = rows_of(&tx.fetch(&CANCEL, &args).await?)?;
+        let messages = announce(&mut tx, &ended, &[], now).await?;
+        self.commit(tx, messages, now).await?;
+        Ok(ended.into_iter().next())
+    }
+}

@@ -1,0 +1,282 @@
+//! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
+
+use super::db::{Arg, Error, Statement, Tx};
+use super::pushes::push_of;
+use super::{PushRow, Store, parsed, to_json};
+use crate::clock::Millis;
+use crate::domain::{Content, Target, UserStatus};
+use crate::id::{PushId, StoreId, UserId};
+use crate::message::{Job, Lane, Message, Route, VERSION};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+
+/// How many pushes one job carries at most. An interactive push waits for no other one, so its jobs stay small.
+const JOB_INTERACTIVE: usize = 16;
+const JOB_BULK: usize = 200;
+
+static USERS: Statement = Statement::new(
+    "SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$1} JOIN users u ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
+     UNION ALL
+     SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$2} JOIN users u ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user'",
+);
+static KNOWN: Statement = Statement::new(
+    "SELECT p.*, p.idem_key AS used_key, p.idem_hash AS used_hash FROM {each:$1}
+     JOIN pushes p ON p.store_id = r.value->>'store' AND p.idem_key = r.value->>'key'",
+);
+static ADD: Statement = Statement::new(
+    "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
+       wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
+       enqueued_at, definition, parameters, max_duration)
+     SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
+       r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
+       0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
+       r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
+       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT), r.value->>'definition', r.value->>'parameters',
+       CAST(r.value->>'max_duration' AS BIGINT)
+     FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
+);
+
+/// How a caller names a user.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UserRef {
+    /// By our identifier.
+    Id(UserId),
+    /// By theirs.
+    External(String),
+}
+
+/// What a process push starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewProcess {
+    /// `name` and version of the definition, and its page.
+    pub definition: super::Definition,
+    /// The caller's, passed on to the page.
+    pub parameters: Value,
+    /// How long the child may take once the link was opened.
+    pub max_duration: Millis,
+    /// The hash of the link's token.
+    pub token_hash: String,
+}
+
+/// A validated push, not yet taken.
+#[derive(Debug, Clone)]
+pub struct NewPush {
+    /// Its identifier.
+    pub id: PushId,
+    /// The store.
+    pub store: StoreId,
+    /// Whom to ask.
+    pub user: UserRef,
+    /// What is shown, without the link of a process push.
+    pub content: Content,
+    /// The hash of what is shown, with the link.
+    pub content_hash: String,
+    /// Which devices.
+    pub target: Target,
+    /// Single-use.
+    pub nonce: String,
+    /// How urgent.
+    pub lane: Lane,
+    /// Must the code be typed?
+    pub match_required: bool,
+    /// The idempotency key and the hash of the request that came with it.
+    pub idempotency: Option<(String, String)>,
+    /// The queue that wants the answer.
+    pub reply_to: Option<String>,
+    /// The sender's own.
+    pub correlation_id: Option<String>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// For `process`.
+    pub process: Option<NewProcess>,
+    /// When it was received.
+    pub created_at: Millis,
+    /// Until when an answer counts.
+    pub expires_at: Millis,
+}
+
+/// What became of one of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Taken {
+    /// Durable. The user's identifier goes with it.
+    New(UserId),
+    /// The same request came before; this is the push it made.
+    Replayed(Box<PushRow>),
+    /// The idempotency key was used for another request.
+    KeyReused,
+    /// The store has no such user.
+    NoUser,
+    /// The user may not be asked.
+    UserInactive(UserStatus),
+}
+
+fn row_of(new: &NewPush, user: &UserId) -> Value {
+    let process = new.process.as_ref();
+    let escalate = new.target.escalate_after();
+    json!({
+        "id": new.id, "store": new.store, "user": user, "rp": new.content.relying_party,
+        "kind": new.content.kind, "lane": new.lane.as_str(), "target": to_json(&new.target), "nonce": new.nonce,
+        "content": to_json(&new.content), "content_hash": new.content_hash,
+        "match_required": i64::from(new.match_required),
+        "idem_key": new.idempotency.as_ref().map(|(key, _)| key), "idem_hash": new.idempotency.as_ref().map(|(_, hash)| hash),
+        "reply_to": new.reply_to, "correlation_id": new.correlation_id, "traceparent": new.traceparent,
+        "token_hash": process.map(|p| &p.token_hash),
+        "escalate_at": escalate.map(|after| new.created_at + after),
+        "created_at": new.created_at, "expires_at": new.expires_at,
+        "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
+            "start_url": p.definition.start_url}).to_string()),
+        "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
+    })
+}
+
+/// The jobs that send `pushes` on their way, a few messages for many pushes.
+pub(super) fn jobs<'a>(
+    pushes: impl Iterator<Item = (&'a StoreId, Lane, &'a PushId)>,
+    now: Millis,
+) -> Vec<Message> {
+    let mut groups: BTreeMap<(&StoreId, &str), (Lane, Vec<PushId>)> = BTreeMap::new();
+    for (store, lane, push) in pushes {
+        let group = groups
+            .entry((store, lane.as_str()))
+            .or_insert((lane, Vec::new()));
+        group.1.push(push.clone());
+    }
+    let mut messages = Vec::new();
+    for ((store, _), (lane, ids)) in groups {
+        let size = match lane {
+            Lane::Interactive => JOB_INTERACTIVE,
+            Lane::Bulk => JOB_BULK,
+        };
+        messages.extend(ids.chunks(size).map(|part| {
+            let job = Job {
+                v: VERSION,
+                store: store.clone(),
+                pushes: part.to_vec(),
+                retries: vec![],
+            };
+            job.into_message(Route::Jobs(lane), now)
+        }));
+    }
+    messages
+}
+
+async fn users_of(
+    tx: &mut Tx,
+    new: &[NewPush],
+) -> Result<HashMap<usize, (UserId, UserStatus)>, Error> {
+    let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
+    for (n, push) in new.iter().enumerate() {
+        let n = n.to_string();
+        match &push.user {
+            UserRef::Id(user) => by_id.push(json!({"n": n, "store": push.store, "user": user})),
+            UserRef::External(user) => {
+                by_external.push(json!({"n": n, "store": push.store, "user": user}));
+            }
+        }
+    }
+    let (by_id, by_external) = (to_json(&by_id), to_json(&by_external));
+    let rows = tx
+        .fetch(&USERS, &[Arg::Text(&by_id), Arg::Text(&by_external)])
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let n = row.text("n")?.parse().map_err(|_| Error::Row("n"))?;
+            Ok((n, (parsed(row, "id")?, parsed(row, "status")?)))
+        })
+        .collect()
+}
+
+type Known = HashMap<(StoreId, String), (String, PushRow)>;
+
+async fn known_keys(tx: &mut Tx, new: &[NewPush]) -> Result<Known, Error> {
+    let keys: Vec<_> = new
+        .iter()
+        .filter_map(|push| {
+            let (key, _) = push.idempotency.as_ref()?;
+            Some(json!({"store": push.store, "key": key}))
+        })
+        .collect();
+    if keys.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = tx.fetch(&KNOWN, &[Arg::Text(&to_json(&keys))]).await?;
+    rows.iter()
+        .map(|row| {
+            let push = push_of(row)?;
+            let key = (push.store.clone(), row.text("used_key")?);
+            Ok((key, (row.text("used_hash")?, push)))
+        })
+        .collect()
+}
+
+fn replayed(push: &NewPush, known: &Known) -> Option<Taken> {
+    let (key, hash) = push.idempotency.as_ref()?;
+    let (used_hash, row) = known.get(&(push.store.clone(), key.clone()))?;
+    Some(if used_hash == hash {
+        Taken::Replayed(Box::new(row.clone()))
+    } else {
+        Taken::KeyReused
+    })
+}
+
+impl Store {
+    /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
+    pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
+        let mut tx = self.db.begin().await?;
+        let known = known_keys(&mut tx, new).await?;
+        let users = users_of(&mut tx, new).await?;
+        let mut taken: Vec<Option<Taken>> = Vec::with_capacity(new.len());
+        let mut rows = Vec::new();
+        for (n, push) in new.iter().enumerate() {
+            let result = replayed(push, &known).or_else(|| match users.get(&n) {
+                None => Some(Taken::NoUser),
+                Some((user, UserStatus::Active)) => {
+                    rows.push(row_of(push, user));
+                    None
+                }
+                Some((_, status)) => Some(Taken::UserInactive(*status)),
+            });
+            taken.push(result);
+        }
+        if rows.is_empty() {
+            return Ok(taken.into_iter().flatten().collect());
+        }
+        let added = tx.fetch(&ADD, &[Arg::Text(&to_json(&rows))]).await?;
+        let added: std::collections::HashSet<String> = added
+            .iter()
+            .map(|row| row.text("id"))
+            .collect::<Result<_, _>>()?;
+        // Somebody else took the key between the look and the insert, or it came twice in this batch.
+        let raced = taken
+            .iter()
+            .zip(new)
+            .any(|(done, push)| done.is_none() && !added.contains(push.id.as_str()));
+        let known = if raced {
+            known_keys(&mut tx, new).await?
+        } else {
+            known
+        };
+        let results: Vec<Taken> = taken
+            .into_iter()
+            .enumerate()
+            .map(|(n, done)| {
+                let push = &new[n];
+                done.or_else(|| {
+                    let user = users.get(&n).filter(|_| added.contains(push.id.as_str()));
+                    user.map(|(user, _)| Taken::New(user.clone()))
+                })
+                .or_else(|| replayed(push, &known))
+                .unwrap_or(Taken::NoUser)
+            })
+            .collect();
+        let fresh = new
+            .iter()
+            .filter(|push| added.contains(push.id.as_str()))
+            .map(|push| (&push.store, push.lane, &push.id));
+        let messages = jobs(fresh, now);
+        crate::crash::point("A2");
+        self.commit(tx, messages, now).await?;
+        crate::crash::point("A4");
+        Ok(results)
+    }
+}

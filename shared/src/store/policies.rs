@@ -1,0 +1,261 @@
+//! Per relying party: push policies (how its devices are reached), appkey policies (which devices may register), process definitions.
+
+use super::db::{Arg, Error, Row, Statement};
+use super::{Store, json, parsed, to_json};
+use crate::clock::Millis;
+use crate::id::StoreId;
+
+static PUT_PUSH: Statement = Statement::new(
+    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $6)
+     ON CONFLICT (store_id, rp) DO UPDATE SET name = excluded.name, apns = excluded.apns, fcm = excluded.fcm,
+       updated_at = CASE WHEN excluded.updated_at > push_policies.updated_at THEN excluded.updated_at ELSE push_policies.updated_at + 1 END
+     RETURNING created_at, updated_at",
+);
+static PUSH: Statement = Statement::new(
+    "SELECT store_id, rp, name, apns, fcm, created_at, updated_at FROM push_policies WHERE store_id = $1 AND rp = $2",
+);
+static PUSHES: Statement = Statement::new(
+    "SELECT store_id, rp, name, apns, fcm, created_at, updated_at FROM push_policies WHERE store_id = $1 ORDER BY rp",
+);
+static DROP_PUSH: Statement =
+    Statement::new("DELETE FROM push_policies WHERE store_id = $1 AND rp = $2 RETURNING rp");
+static PUT_APPKEY: Statement = Statement::new(
+    "INSERT INTO appkey_policies (store_id, rp, platforms, max_devices, user_verification, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+     ON CONFLICT (store_id, rp) DO UPDATE SET platforms = excluded.platforms, max_devices = excluded.max_devices,
+       user_verification = excluded.user_verification",
+);
+static APPKEY: Statement = Statement::new(
+    "SELECT platforms, max_devices, user_verification FROM appkey_policies WHERE store_id = $1 AND rp = $2",
+);
+static ADD_DEFINITION: Statement = Statement::new(
+    "INSERT INTO process_definitions (store_id, name, version, tag, start_url, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+     ON CONFLICT (store_id, name, version) DO NOTHING RETURNING name",
+);
+static DEFINITION: Statement = Statement::new(
+    "SELECT name, version, tag, start_url FROM process_definitions
+     WHERE store_id = $1 AND name = $2 AND ($3 IS NULL OR version = $3) AND ($4 IS NULL OR tag = $4) ORDER BY version DESC LIMIT 1",
+);
+static DEFINITIONS: Statement = Statement::new(
+    "SELECT name, version, tag, start_url FROM process_definitions WHERE store_id = $1 ORDER BY name, version",
+);
+
+/// A push policy as it lies in the database: credentials sealed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedPolicy {
+    /// What people call it.
+    pub name: String,
+    /// A sealed [`crate::domain::ApnsCredential`].
+    pub apns: Option<String>,
+    /// A sealed [`crate::domain::FcmCredential`].
+    pub fcm: Option<String>,
+}
+
+/// A push policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushPolicy {
+    /// The store.
+    pub store: StoreId,
+    /// The relying party.
+    pub rp: String,
+    /// Its credentials.
+    pub sealed: SealedPolicy,
+    /// When it was first set.
+    pub created_at: Millis,
+    /// Grows with every change.
+    pub updated_at: Millis,
+}
+
+impl PushPolicy {
+    /// The place that a credential is sealed for.
+    pub fn place(store: &StoreId, rp: &str, provider: crate::domain::Provider) -> String {
+        format!("push-policy\u{1f}{store}\u{1f}{rp}\u{1f}{provider}")
+    }
+}
+
+/// Which devices may register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppkeyPolicy {
+    /// `ios`, `android`, `web`.
+    pub platforms: Vec<String>,
+    /// How many devices a user may have that are not revoked.
+    pub max_devices: i64,
+    /// `none`, `device` or `biometric`: the least that an answer must assert.
+    pub user_verification: String,
+}
+
+impl Default for AppkeyPolicy {
+    fn default() -> Self {
+        Self {
+            platforms: ["ios", "android", "web"].map(str::to_owned).to_vec(),
+            max_devices: 10,
+            user_verification: "none".to_owned(),
+        }
+    }
+}
+
+/// Where a child process instance starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: i64,
+    /// A word that stands for a version.
+    pub tag: Option<String>,
+    /// The page that an accept opens.
+    pub start_url: String,
+}
+
+fn policy_of(row: &Row) -> Result<PushPolicy, Error> {
+    Ok(PushPolicy {
+        store: parsed(row, "store_id")?,
+        rp: row.text("rp")?,
+        sealed: SealedPolicy {
+            name: row.text("name")?,
+            apns: row.maybe_text("apns")?,
+            fcm: row.maybe_text("fcm")?,
+        },
+        created_at: row.int("created_at")?,
+        updated_at: row.int("updated_at")?,
+    })
+}
+
+fn definition_of(row: &Row) -> Result<Definition, Error> {
+    Ok(Definition {
+        name: row.text("name")?,
+        version: row.int("version")?,
+        tag: row.maybe_text("tag")?,
+        start_url: row.text("start_url")?,
+    })
+}
+
+impl Store {
+    /// Sets a relying party's push policy.
+    pub async fn put_push_policy(
+        &self,
+        store: &StoreId,
+        rp: &str,
+        sealed: SealedPolicy,
+        now: Millis,
+    ) -> Result<PushPolicy, Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(rp),
+            Arg::Text(&sealed.name),
+            Arg::MaybeText(sealed.apns.as_deref()),
+            Arg::MaybeText(sealed.fcm.as_deref()),
+            Arg::Int(now),
+        ];
+        let rows = self.db.write(&PUT_PUSH, &args).await?;
+        let row = rows.first().ok_or(Error::Row("push_policies"))?;
+        Ok(PushPolicy {
+            store: store.clone(),
+            rp: rp.to_owned(),
+            created_at: row.int("created_at")?,
+            updated_at: row.int("updated_at")?,
+            sealed,
+        })
+    }
+
+    /// One push policy.
+    pub async fn push_policy(
+        &self,
+        store: &StoreId,
+        rp: &str,
+    ) -> Result<Option<PushPolicy>, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(rp)];
+        let rows = self.db.fetch(&PUSH, &args).await?;
+        rows.first().map(policy_of).transpose()
+    }
+
+    /// A store's push policies.
+    pub async fn push_policies(&self, store: &StoreId) -> Result<Vec<PushPolicy>, Error> {
+        let rows = self.db.fetch(&PUSHES, &[Arg::Text(store.as_str())]).await?;
+        rows.iter().map(policy_of).collect()
+    }
+
+    /// Removes a push policy. Pushes under way keep going by the devices' own fetching.
+    pub async fn drop_push_policy(&self, store: &StoreId, rp: &str) -> Result<bool, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(rp)];
+        Ok(!self.db.write(&DROP_PUSH, &args).await?.is_empty())
+    }
+
+    /// Sets a relying party's appkey policy.
+    pub async fn put_appkey_policy(
+        &self,
+        store: &StoreId,
+        rp: &str,
+        policy: &AppkeyPolicy,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(rp),
+            Arg::Text(&to_json(&policy.platforms)),
+            Arg::Int(policy.max_devices),
+            Arg::Text(&policy.user_verification),
+            Arg::Int(now),
+        ];
+        self.db.write(&PUT_APPKEY, &args).await?;
+        Ok(())
+    }
+
+    /// The appkey policy in force: the relying party's own, or the default.
+    pub async fn appkey_policy(&self, store: &StoreId, rp: &str) -> Result<AppkeyPolicy, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(rp)];
+        let rows = self.db.fetch(&APPKEY, &args).await?;
+        rows.first().map_or_else(
+            || Ok(AppkeyPolicy::default()),
+            |row| {
+                Ok(AppkeyPolicy {
+                    platforms: json(row, "platforms")?,
+                    max_devices: row.int("max_devices")?,
+                    user_verification: row.text("user_verification")?,
+                })
+            },
+        )
+    }
+
+    /// Adds a version of a process definition; `false` when it exists.
+    pub async fn add_definition(
+        &self,
+        store: &StoreId,
+        definition: &Definition,
+        now: Millis,
+    ) -> Result<bool, Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(&definition.name),
+            Arg::Int(definition.version),
+            Arg::MaybeText(definition.tag.as_deref()),
+            Arg::Text(&definition.start_url),
+            Arg::Int(now),
+        ];
+        Ok(!self.db.write(&ADD_DEFINITION, &args).await?.is_empty())
+    }
+
+    /// The version asked for, or the newest that fits.
+    pub async fn definition(
+        &self,
+        store: &StoreId,
+        name: &str,
+        version: Option<i64>,
+        tag: Option<&str>,
+    ) -> Result<Option<Definition>, Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(name),
+            Arg::MaybeInt(version),
+            Arg::MaybeText(tag),
+        ];
+        let rows = self.db.fetch(&DEFINITION, &args).await?;
+        rows.first().map(definition_of).transpose()
+    }
+
+    /// A store's process definitions.
+    pub async fn definitions(&self, store: &StoreId) -> Result<Vec<Definition>, Error> {
+        let args = [Arg::Text(store.as_str())];
+        let rows = self.db.fetch(&DEFINITIONS, &args).await?;
+        rows.iter().map(definition_of).collect()
+    }
+}

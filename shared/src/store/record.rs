@@ -1,0 +1,156 @@
+//! Recording what the providers said: many results in one transaction, each fenced by its attempt.
+
+use super::claim::{Claimed, retry_jobs};
+use super::db::{Arg, Error, Statement, Tx};
+use super::{Store, intake, parsed, to_json};
+use crate::clock::Millis;
+use crate::domain::{DeliveryState, Target};
+use crate::id::{PushId, StoreId};
+use crate::message::{Lane, Message, RetryOf};
+use serde_json::json;
+use std::collections::HashSet;
+
+static RECORD: Statement = Statement::new(
+    "UPDATE deliveries SET state = r.value->>'state', reason = r.value->>'reason', due_at = CAST(r.value->>'due_at' AS BIGINT),
+       provider_id = COALESCE(r.value->>'provider_id', provider_id), updated_at = $2 FROM {each:$1}
+     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'sending'
+     RETURNING deliveries.id",
+);
+// Only the very address that was tried, and only if it was registered before the provider says that it died.
+static DROP_ADDRESS: Statement = Statement::new(
+    "UPDATE devices SET address_state = 'invalid', updated_at = $2 FROM {each:$1}
+     WHERE devices.id = r.value->>'device' AND address = r.value->>'token' AND address_state = 'valid'
+       AND (r.value->>'since' IS NULL OR address_registered_at <= CAST(r.value->>'since' AS BIGINT))
+     RETURNING devices.id",
+);
+static ESCALATE: Statement = Statement::new(
+    "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
+       AND escalate_at IS NOT NULL AND ended_at IS NULL RETURNING id, store_id, lane",
+);
+
+/// How one call ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Result {
+    /// The provider took it.
+    Sent {
+        /// The provider's own identifier.
+        provider_id: Option<String>,
+    },
+    /// Again, after this many milliseconds.
+    Retry {
+        /// From now.
+        after: Millis,
+        /// A stable word.
+        reason: String,
+    },
+    /// Never again.
+    Failed {
+        /// A stable word.
+        reason: String,
+        /// The address is dead; the provider may say since when.
+        address_gone: Option<Option<Millis>>,
+    },
+}
+
+/// One result to record.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// The call.
+    pub claimed: Claimed,
+    /// How it ended.
+    pub result: Result,
+}
+
+fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
+    let (state, reason, due_at, provider_id) = match &one.result {
+        Result::Sent { provider_id } => (DeliveryState::Sent, "", now, provider_id.as_deref()),
+        Result::Retry { after, reason } => {
+            (DeliveryState::RetryWait, reason.as_str(), now + after, None)
+        }
+        Result::Failed { reason, .. } => (DeliveryState::Failed, reason.as_str(), now, None),
+    };
+    json!({"id": one.claimed.delivery, "attempt": one.claimed.attempt, "state": state, "reason": reason, "due_at": due_at,
+        "provider_id": provider_id})
+}
+
+/// Asks all devices of those pushes that were to be escalated, in the caller's transaction.
+pub(super) async fn escalate(
+    tx: &mut Tx,
+    pushes: &HashSet<&str>,
+    now: Millis,
+) -> std::result::Result<Vec<Message>, Error> {
+    if pushes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = to_json(&Target::All);
+    let args = [Arg::Text(&to_json(pushes)), Arg::Text(&all)];
+    let rows = tx.fetch(&ESCALATE, &args).await?;
+    let escalated: Vec<(StoreId, Lane, PushId)> = rows
+        .iter()
+        .map(|row| {
+            Ok((
+                parsed(row, "store_id")?,
+                parsed(row, "lane")?,
+                parsed(row, "id")?,
+            ))
+        })
+        .collect::<std::result::Result<_, Error>>()?;
+    Ok(intake::jobs(
+        escalated.iter().map(|(store, lane, id)| (store, *lane, id)),
+        now,
+    ))
+}
+
+impl Store {
+    /// Records results. One whose delivery has moved on (answered, withdrawn, taken over) changes nothing.
+    pub async fn record(
+        &self,
+        results: &[Recorded],
+        now: Millis,
+    ) -> std::result::Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
+        let won = tx
+            .fetch(&RECORD, &[Arg::Text(&to_json(&rows)), Arg::Int(now)])
+            .await?;
+        let won: HashSet<String> = won
+            .iter()
+            .map(|row| row.text("id"))
+            .collect::<std::result::Result<_, _>>()?;
+        let (mut retries, mut gone, mut failed) = (Vec::new(), Vec::new(), HashSet::new());
+        for one in results {
+            let claimed = &one.claimed;
+            // An address is judged by itself: it is dead whatever has become of the delivery.
+            if let Result::Failed {
+                address_gone: Some(since),
+                ..
+            } = &one.result
+            {
+                gone.push(json!({"device": claimed.device, "token": claimed.token.expose(), "since": since}));
+            }
+            if !won.contains(claimed.delivery.as_str()) {
+                continue;
+            }
+            match &one.result {
+                Result::Sent { .. } => {}
+                Result::Retry { after, .. } => {
+                    let retry = RetryOf {
+                        delivery: claimed.delivery.clone(),
+                        attempt: claimed.attempt,
+                    };
+                    retries.push((claimed.store.clone(), claimed.lane, *after, retry));
+                }
+                Result::Failed { .. } => {
+                    failed.insert(claimed.push.as_str());
+                }
+            }
+        }
+        let mut messages = retry_jobs(retries.into_iter(), now);
+        messages.extend(escalate(&mut tx, &failed, now).await?);
+        if !gone.is_empty() {
+            tx.fetch(&DROP_ADDRESS, &[Arg::Text(&to_json(&gone)), Arg::Int(now)])
+                .await?;
+        }
+        self.commit(tx, messages, now).await
+    }
+}

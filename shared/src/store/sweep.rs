@@ -1,0 +1,120 @@
+//! What time does: pushes expire, escalate, and what a crash or an empty broker left behind is sent on its way again.
+
+use super::claim::retry_jobs;
+use super::db::{Arg, Error, Row, Statement};
+use super::ending::{announce, rows_of};
+use super::{Store, intake, parsed, record};
+use crate::clock::Millis;
+use crate::id::{PushId, StoreId};
+use crate::message::{Lane, RetryOf};
+use std::collections::HashSet;
+
+/// How many rows one sweep takes: a bound on its transaction.
+const BATCH: i64 = 500;
+/// How long a retry's message may be late before the sweep makes another.
+const LATE: Millis = 10_000;
+/// How long an accepted push may wait for a worker before its job counts as lost.
+const UNSEEN: Millis = 15_000;
+
+static EXPIRE: Statement = Statement::new(
+    "UPDATE pushes SET ended_at = $1, escalate_at = NULL,
+       state = CASE WHEN kind = 'generic' AND EXISTS
+           (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'completed' ELSE 'expired' END,
+       reason = CASE WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state IN ('fetched', 'answered')) THEN 'no_response'
+           WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'sent') THEN 'unopened'
+           ELSE 'undelivered' END
+     WHERE id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2 {skip_locked})
+     RETURNING *",
+);
+static ESCALATING: Statement = Statement::new(
+    "SELECT id FROM pushes WHERE escalate_at IS NOT NULL AND escalate_at <= $1 AND ended_at IS NULL ORDER BY escalate_at LIMIT $2
+     {skip_locked}",
+);
+static STALE: Statement = Statement::new(
+    "UPDATE deliveries SET state = 'retry_wait', reason = CASE WHEN state = 'sending' THEN 'lease_expired' ELSE reason END, due_at = $1
+     WHERE id IN (SELECT id FROM deliveries WHERE (state = 'sending' AND due_at <= $1) OR (state = 'retry_wait' AND due_at <= $2)
+       ORDER BY due_at LIMIT $3 {skip_locked})
+     RETURNING id, attempt, (SELECT p.store_id FROM pushes p WHERE p.id = push_id) AS store_id,
+       (SELECT p.lane FROM pushes p WHERE p.id = push_id) AS lane",
+);
+static LOST: Statement = Statement::new(
+    "UPDATE pushes SET enqueued_at = $1 WHERE id IN
+       (SELECT id FROM pushes WHERE state = 'accepted' AND lane = 'interactive' AND enqueued_at <= $2 ORDER BY enqueued_at LIMIT $3
+        {skip_locked})
+     RETURNING id, store_id, lane",
+);
+static NEXT: Statement = Statement::new(
+    "SELECT MIN(at) AS at FROM (SELECT MIN(expires_at) AS at FROM pushes WHERE ended_at IS NULL
+       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL) AS t",
+);
+
+fn job_row(row: &Row) -> Result<(StoreId, Lane, PushId), Error> {
+    Ok((
+        parsed(row, "store_id")?,
+        parsed(row, "lane")?,
+        parsed(row, "id")?,
+    ))
+}
+
+impl Store {
+    /// Ends pushes whose time is over. Says how many.
+    pub async fn expire(&self, now: Millis) -> Result<usize, Error> {
+        let mut tx = self.db.begin().await?;
+        let ended = rows_of(&tx.fetch(&EXPIRE, &[Arg::Int(now), Arg::Int(BATCH)]).await?)?;
+        if ended.is_empty() {
+            return Ok(0);
+        }
+        let messages = announce(&mut tx, &ended, &[], now).await?;
+        self.commit(tx, messages, now).await?;
+        Ok(ended.len())
+    }
+
+    /// Asks the other devices where the preferred one has not answered in time. Says how many pushes.
+    pub async fn escalate_due(&self, now: Millis) -> Result<usize, Error> {
+        let mut tx = self.db.begin().await?;
+        let rows = tx
+            .fetch(&ESCALATING, &[Arg::Int(now), Arg::Int(BATCH)])
+            .await?;
+        let ids: Vec<String> = rows
+            .iter()
+            .map(|row| row.text("id"))
+            .collect::<Result<_, _>>()?;
+        let due: HashSet<&str> = ids.iter().map(String::as_str).collect();
+        let messages = record::escalate(&mut tx, &due, now).await?;
+        self.commit(tx, messages, now).await?;
+        Ok(ids.len())
+    }
+
+    /// Sends again what nobody is sending: leases that ran out, retries and jobs whose message is gone. Says how many.
+    pub async fn recover(&self, now: Millis) -> Result<usize, Error> {
+        let mut tx = self.db.begin().await?;
+        let args = [Arg::Int(now), Arg::Int(now - LATE), Arg::Int(BATCH)];
+        let stale = tx.fetch(&STALE, &args).await?;
+        let retries: Vec<_> = stale
+            .iter()
+            .map(|row| {
+                let attempt = u32::try_from(row.int("attempt")?).unwrap_or(u32::MAX);
+                let delivery = parsed(row, "id")?;
+                let retry = RetryOf { delivery, attempt };
+                Ok((parsed(row, "store_id")?, parsed(row, "lane")?, 0, retry))
+            })
+            .collect::<Result<_, Error>>()?;
+        let args = [Arg::Int(now), Arg::Int(now - UNSEEN), Arg::Int(BATCH)];
+        let lost = tx.fetch(&LOST, &args).await?;
+        let lost: Vec<_> = lost.iter().map(job_row).collect::<Result<_, _>>()?;
+        let count = retries.len() + lost.len();
+        let mut messages = retry_jobs(retries.into_iter(), now);
+        messages.extend(intake::jobs(
+            lost.iter().map(|(store, lane, id)| (store, *lane, id)),
+            now,
+        ));
+        self.commit(tx, messages, now).await?;
+        Ok(count)
+    }
+
+    /// When the next push expires or escalates.
+    pub async fn next_deadline(&self) -> Result<Option<Millis>, Error> {
+        let rows = self.db.fetch(&NEXT, &[]).await?;
+        rows.first().map_or(Ok(None), |row| row.maybe_int("at"))
+    }
+}

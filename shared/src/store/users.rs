@@ -1,0 +1,125 @@
+//! Users of a store.
+
+use super::db::{Arg, Error, Row, Statement};
+use super::{Store, maybe_parsed, parsed};
+use crate::clock::Millis;
+use crate::domain::UserStatus;
+use crate::id::{DeviceId, StoreId, UserId};
+
+static ADD: Statement = Statement::new(
+    "INSERT INTO users (id, store_id, external_id, status, created_at) VALUES ($1, $2, $3, 'active', $4)
+     ON CONFLICT (store_id, external_id) DO NOTHING RETURNING id",
+);
+static ONE: Statement = Statement::new(
+    "SELECT id, store_id, external_id, status, preferred_device, created_at FROM users WHERE store_id = $1 AND id = $2",
+);
+static BY_EXTERNAL: Statement = Statement::new(
+    "SELECT id, store_id, external_id, status, preferred_device, created_at FROM users WHERE store_id = $1 AND external_id = $2",
+);
+static LIST: Statement = Statement::new(
+    "SELECT id, store_id, external_id, status, preferred_device, created_at FROM users
+     WHERE store_id = $1 AND id > $2 ORDER BY id LIMIT $3",
+);
+static CHANGE: Statement = Statement::new(
+    "UPDATE users SET status = COALESCE($3, status), preferred_device = CASE WHEN $4 IS NULL THEN preferred_device ELSE NULLIF($4, '') END
+     WHERE store_id = $1 AND id = $2
+       AND ($4 IS NULL OR $4 = '' OR EXISTS (SELECT 1 FROM devices d WHERE d.id = $4 AND d.user_id = $2 AND d.state = 'active'))
+     RETURNING id, store_id, external_id, status, preferred_device, created_at",
+);
+
+/// One user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Our identifier.
+    pub id: UserId,
+    /// The store.
+    pub store: StoreId,
+    /// The caller's identifier.
+    pub external_id: String,
+    /// May they be asked?
+    pub status: UserStatus,
+    /// The device asked first.
+    pub preferred_device: Option<DeviceId>,
+    /// When they were added.
+    pub created_at: Millis,
+}
+
+fn user_of(row: &Row) -> Result<User, Error> {
+    Ok(User {
+        id: parsed(row, "id")?,
+        store: parsed(row, "store_id")?,
+        external_id: row.text("external_id")?,
+        status: parsed(row, "status")?,
+        preferred_device: maybe_parsed(row, "preferred_device")?,
+        created_at: row.int("created_at")?,
+    })
+}
+
+impl Store {
+    /// Adds a user; `None` when the external identifier is taken.
+    pub async fn add_user(
+        &self,
+        store: &StoreId,
+        external_id: &str,
+        now: Millis,
+    ) -> Result<Option<UserId>, Error> {
+        let id = UserId::fresh(now);
+        let args = [
+            Arg::Text(id.as_str()),
+            Arg::Text(store.as_str()),
+            Arg::Text(external_id),
+            Arg::Int(now),
+        ];
+        let added = self.db.write(&ADD, &args).await?;
+        Ok((!added.is_empty()).then_some(id))
+    }
+
+    /// One user.
+    pub async fn user(&self, store: &StoreId, user: &UserId) -> Result<Option<User>, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
+        let rows = self.db.fetch(&ONE, &args).await?;
+        rows.first().map(user_of).transpose()
+    }
+
+    /// The user with the caller's own identifier.
+    pub async fn user_by_external(
+        &self,
+        store: &StoreId,
+        external_id: &str,
+    ) -> Result<Option<User>, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(external_id)];
+        let rows = self.db.fetch(&BY_EXTERNAL, &args).await?;
+        rows.first().map(user_of).transpose()
+    }
+
+    /// Users behind `after`, oldest first.
+    pub async fn users(
+        &self,
+        store: &StoreId,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<User>, Error> {
+        let args = [Arg::Text(store.as_str()), Arg::Text(after), Arg::Int(limit)];
+        let rows = self.db.fetch(&LIST, &args).await?;
+        rows.iter().map(user_of).collect()
+    }
+
+    /// Changes what is given. A preferred device must be an active one of this user; an empty text unsets it. `None`: no such user or
+    /// device.
+    pub async fn change_user(
+        &self,
+        store: &StoreId,
+        user: &UserId,
+        status: Option<UserStatus>,
+        preferred: Option<&str>,
+    ) -> Result<Option<User>, Error> {
+        let args = [
+            Arg::Text(store.as_str()),
+            Arg::Text(user.as_str()),
+            Arg::MaybeText(status.map(UserStatus::as_str)),
+            Arg::MaybeText(preferred),
+        ];
+        let rows = self.db.write(&CHANGE, &args).await?;
+        rows.first().map(user_of).transpose()
+    }
+}
