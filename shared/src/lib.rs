@@ -9,6 +9,8 @@ pub mod crypto;
 pub mod domain;
 pub mod event;
 pub mod id;
+pub mod intake;
 pub mod message;
 pub mod secret;
 pub mod store;
+pub mod wait;

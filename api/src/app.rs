@@ -1,0 +1,143 @@
+//! The application: its state, its routes, and how it is served.
+
+use crate::auth::KeyCache;
+use crate::device_auth::Replays;
+use crate::problem::{Code, Problem};
+use crate::routes;
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::serve::ListenerExt as _;
+use shared::broker::SharedBroker;
+use shared::clock::SharedClock;
+use shared::crypto::ServerSecret;
+use shared::id::PushId;
+use shared::intake::Intake;
+use shared::store::Store;
+use shared::wait::Waits;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+
+/// What the application is made of.
+pub struct Options {
+    /// The database.
+    pub store: Store,
+    /// For the readiness probe only.
+    pub broker: SharedBroker,
+    /// The time.
+    pub clock: SharedClock,
+    /// The server's secret.
+    pub secret: Arc<ServerSecret>,
+    /// The door for new pushes.
+    pub intake: Intake,
+    /// Who waits here.
+    pub waits: Waits,
+    /// How the outside reaches this server: the beginning of process links.
+    pub public_url: String,
+    /// Ends every wait and stream.
+    pub stop: CancellationToken,
+}
+
+/// The state behind every handler. Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// What the handlers use. Its fields are this crate's own.
+pub struct Inner {
+    pub(crate) store: Store,
+    pub(crate) broker: SharedBroker,
+    pub(crate) clock: SharedClock,
+    pub(crate) secret: Arc<ServerSecret>,
+    pub(crate) intake: Intake,
+    pub(crate) waits: Waits,
+    pub(crate) public_url: String,
+    pub(crate) stop: CancellationToken,
+    pub(crate) keys: KeyCache,
+    pub(crate) replays: Replays,
+    /// Idempotency keys whose first request is under way here.
+    pub(crate) running: Mutex<HashSet<String>>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    /// The application.
+    pub fn new(options: Options) -> Self {
+        Self(Arc::new(Inner {
+            store: options.store,
+            broker: options.broker,
+            clock: options.clock,
+            secret: options.secret,
+            intake: options.intake,
+            waits: options.waits,
+            public_url: options.public_url.trim_end_matches('/').to_owned(),
+            stop: options.stop,
+            keys: KeyCache::default(),
+            replays: Replays::default(),
+            running: Mutex::default(),
+        }))
+    }
+}
+
+impl Inner {
+    /// The link of a process push. Derived, so that it lies in no database.
+    pub(crate) fn process_link(&self, push: &PushId, nonce: &str) -> String {
+        let token = self.secret.process_token(push, nonce);
+        format!("{}/v1/process/{}", self.public_url, token.expose())
+    }
+}
+
+/// All routes, and the document that describes them.
+pub fn router(app: App) -> (Router, OpenApi) {
+    let (router, mut document) = OpenApiRouter::new().merge(routes::all()).split_for_parts();
+    routes::docs::describe(&mut document);
+    let router = router
+        .with_state(app)
+        .merge(routes::docs::router(document.clone()))
+        .fallback(async || Problem::new(Code::NotFound))
+        .method_not_allowed_fallback(async || Problem::new(Code::MethodNotAllowed))
+        .layer(middleware::from_fn(measure));
+    (router, document)
+}
+
+async fn measure(request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().to_string();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    metrics::histogram!("countersign_http_server_request_duration_seconds",
+        "method" => method, "route" => route, "status" => status)
+    .record(began.elapsed().as_secs_f64());
+    response
+}
+
+/// Serves `router` until `stop`; requests under way are finished.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let listener = listener.tap_io(|socket| {
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "a socket without TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+}

@@ -1,0 +1,76 @@
+//! Requests signed by a device (`docs/device-protocol.md`). Every fault gets the same answer.
+
+use crate::app::App;
+use crate::body::bytes_of;
+use crate::problem::{Code, Problem};
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::header;
+use shared::clock::Millis;
+use shared::crypto::{REQUEST_TOLERANCE_S, Signed};
+use shared::domain::DeviceState;
+use shared::store::Device;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// How many request identifiers are remembered. Beyond it requests are refused until the oldest are too old to be replayed.
+const MAX_REMEMBERED: usize = 200_000;
+
+/// The identifiers of signed requests that this process has seen, as long as they could come again.
+#[derive(Default)]
+pub(crate) struct Replays(Mutex<HashMap<String, Millis>>);
+
+impl Replays {
+    /// `false`: it was here before, or there is no room to remember it.
+    fn first(&self, jti: String, now: Millis) -> bool {
+        let until = now + 2 * REQUEST_TOLERANCE_S * 1000;
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= MAX_REMEMBERED {
+            seen.retain(|_, until| *until > now);
+        }
+        seen.len() < MAX_REMEMBERED && seen.insert(jti, until).is_none_or(|old| old <= now)
+    }
+}
+
+/// A request that an active device has signed.
+pub(crate) struct DeviceCall {
+    /// Who.
+    pub(crate) device: Device,
+    /// The body that was signed.
+    pub(crate) body: Bytes,
+}
+
+impl FromRequest<App> for DeviceCall {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let refused = || Problem::new(Code::DeviceUnauthenticated);
+        let authorization = request
+            .headers()
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+            .ok_or_else(refused)?;
+        let method = request.method().as_str().to_owned();
+        let path = request.uri().path().to_owned();
+        let body = bytes_of(request).await?;
+        let signed = Signed::read(&authorization).map_err(|_| refused())?;
+        let device = app
+            .store
+            .device(&signed.device)
+            .await?
+            .filter(|device| device.state == DeviceState::Active)
+            .ok_or_else(refused)?;
+        let now = app.clock.now();
+        let checked = signed.check(&device.key, &method, &path, &body, now);
+        let jti = checked.map_err(|fault| {
+            tracing::warn!(device = %device.id, %fault, "a device's request was refused");
+            refused()
+        })?;
+        if !app.replays.first(format!("{}{jti}", device.id), now) {
+            tracing::warn!(device = %device.id, "a device's request came twice");
+            return Err(refused());
+        }
+        Ok(Self { device, body })
+    }
+}

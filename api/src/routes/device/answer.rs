@@ -1,0 +1,120 @@
+//! A device answers.
+
+use crate::app::App;
+use crate::body::read;
+use crate::device_auth::DeviceCall;
+use crate::problem::{Code, Problem};
+use crate::routes::id;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use shared::crypto::{Expected, Proof, ProofFault, sha256_text};
+use shared::domain::Kind;
+use shared::id::PushId;
+use shared::store::{Answer, Answered};
+use utoipa::ToSchema;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AnswerRequest {
+    /// The proof: a JWS.
+    #[schema(min_length = 1, max_length = 4096)]
+    proof: String,
+}
+
+/// What has become of the push.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AnswerView {
+    push: String,
+    state: String,
+    reason: String,
+}
+
+/// Does what the person did reach what the relying party asks for?
+fn verified(least: &str, asserted: &str) -> bool {
+    let rank = |word: &str| match word {
+        "biometric" => 2,
+        "device" => 1,
+        _ => 0,
+    };
+    rank(asserted) >= rank(least)
+}
+
+/// Answer a push. The first valid answer decides; the same proof again gets the same answer.
+#[utoipa::path(post, path = "/v1/device/pushes/{push}/answer", tag = "device", params(("push" = String, Path)), request_body = AnswerRequest,
+    responses((status = 200, body = AnswerView), (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 422, body = Problem)))]
+pub(crate) async fn answer(
+    State(app): State<App>,
+    Path(push): Path<String>,
+    call: DeviceCall,
+) -> Result<Json<AnswerView>, Problem> {
+    let push: PushId = id(&push)?;
+    let sent = read::<AnswerRequest>(&call.body)?.value;
+    let device = &call.device;
+    let Some(prompt) = app.store.prompt(device, &push).await? else {
+        return Err(Code::NotFound.into());
+    };
+    let asked = &prompt.push;
+    let now = app.clock.now();
+    let code = asked
+        .match_required
+        .then(|| app.secret.match_code(&asked.id, &asked.nonce));
+    let expected = Expected {
+        device: &device.id,
+        store: &asked.store,
+        push: &asked.id,
+        nonce: &asked.nonce,
+        kind: asked.kind,
+        content_hash: &asked.content_hash,
+        code: code.as_ref().map(shared::secret::Secret::expose),
+    };
+    let proof = match Proof::check(&sent.proof, &device.key, &expected) {
+        Ok(proof) => proof,
+        Err(fault) => {
+            tracing::warn!(push = %push, device = %device.id, %fault, "a proof was refused");
+            metrics::counter!("countersign_signature_failures_total", "kind" => fault.to_string())
+                .increment(1);
+            if fault == ProofFault::Code {
+                app.store.wrong_code(&push, now).await?;
+            }
+            return Err(Code::ProofRefused.into());
+        }
+    };
+    let policy = app.store.appkey_policy(&asked.store, &asked.rp).await?;
+    // A process push is accepted by opening its link; only its denial is signed.
+    let opens_link = asked.kind == Kind::Process && proof.approves();
+    if opens_link || (proof.approves() && !verified(&policy.user_verification, &proof.uv)) {
+        return Err(Code::ProofRefused.into());
+    }
+    let reason = if proof.approves() {
+        "user_approved"
+    } else {
+        proof.reason.as_deref().unwrap_or("user_declined")
+    };
+    let answer = Answer {
+        push: &push,
+        kind: asked.kind,
+        device: &device.id,
+        approves: proof.approves(),
+        reason,
+        proof_hash: &sha256_text(sent.proof.as_bytes()),
+    };
+    match app.store.answer(&answer, now).await? {
+        Answered::Counted { state, reason } => Ok(Json(AnswerView {
+            push: push.to_string(),
+            state: state.to_string(),
+            reason,
+        })),
+        Answered::Ended { state, reason } => {
+            metrics::counter!("countersign_late_answers_total").increment(1);
+            Err(Problem::new(Code::PushEnded)
+                .with("state", state.as_str())
+                .with("reason", reason))
+        }
+        Answered::TooLate => {
+            metrics::counter!("countersign_late_answers_total").increment(1);
+            Err(Problem::new(Code::PushExpired).with("state", "expired"))
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What devices call (`docs/device-protocol.md`).
+
+pub(crate) mod address;
+pub(crate) mod answer;
+pub(crate) mod prompts;

@@ -1,0 +1,301 @@
+//! Per relying party: how its devices are reached, and which devices may register.
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::Valid;
+use crate::problem::{Code, Fault, Problem};
+use crate::view::Listed;
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shared::clock::rfc3339;
+use shared::domain::{ApnsCredential, FcmCredential, Provider};
+use shared::secret::Secret;
+use shared::store::{AppkeyPolicy, PushPolicy, SealedPolicy};
+use utoipa::ToSchema;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewPushPolicy {
+    /// What people call it.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// For devices with an APNs address.
+    #[serde(default)]
+    apns: Option<NewApns>,
+    /// For devices with an FCM address.
+    #[serde(default)]
+    fcm: Option<NewFcm>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewApns {
+    #[schema(pattern = "^[A-Z0-9]{10}$")]
+    team_id: String,
+    #[schema(pattern = "^[A-Z0-9]{10}$")]
+    key_id: String,
+    /// The app's bundle identifier.
+    #[schema(min_length = 1, max_length = 200, pattern = "^[A-Za-z0-9._-]+$")]
+    topic: String,
+    /// The `.p8` file: PKCS#8, PEM.
+    #[schema(min_length = 1, max_length = 4000)]
+    private_key: String,
+    /// `https://api.push.apple.com` unless given; `https://api.sandbox.push.apple.com` for development builds.
+    #[serde(default)]
+    #[schema(max_length = 200, pattern = "^https://[^/?#]+$")]
+    endpoint: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewFcm {
+    /// The service account's JSON file, as a text.
+    #[schema(min_length = 1, max_length = 8000)]
+    service_account: String,
+    /// `https://fcm.googleapis.com` unless given.
+    #[serde(default)]
+    #[schema(max_length = 200, pattern = "^https://[^/?#]+$")]
+    endpoint: Option<String>,
+}
+
+/// A push policy. Credentials are kept sealed and never shown.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PushPolicyView {
+    relying_party: String,
+    name: String,
+    /// Whether there is an APNs credential.
+    apns: bool,
+    /// Whether there is an FCM credential.
+    fcm: bool,
+    created_at: String,
+    updated_at: String,
+}
+
+impl From<PushPolicy> for PushPolicyView {
+    fn from(policy: PushPolicy) -> Self {
+        Self {
+            relying_party: policy.rp,
+            name: policy.sealed.name,
+            apns: policy.sealed.apns.is_some(),
+            fcm: policy.sealed.fcm.is_some(),
+            created_at: rfc3339(policy.created_at),
+            updated_at: rfc3339(policy.updated_at),
+        }
+    }
+}
+
+fn sound_rp(rp: &str) -> Result<(), Problem> {
+    let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if rp.is_empty() || rp.len() > 100 || !rp.bytes().all(sound) {
+        return Err(super::bad_parameter(
+            "a relying party is 1 to 100 letters, digits, dots, hyphens and underscores",
+        ));
+    }
+    Ok(())
+}
+
+fn is_service_account(text: &str) -> bool {
+    let fields = ["project_id", "client_email", "private_key", "token_uri"];
+    serde_json::from_str::<serde_json::Value>(text)
+        .is_ok_and(|file| fields.iter().all(|field| file[field].is_string()))
+}
+
+/// Set how a relying party's devices are reached. Replaces what was there; takes effect within 5 s.
+#[utoipa::path(put, path = "/v1/stores/{store}/push-policies/{relying_party}", tag = "policies",
+    params(("store" = String, Path), ("relying_party" = String, Path)), request_body = NewPushPolicy,
+    responses((status = 200, body = PushPolicyView), (status = 422, body = Problem)))]
+pub(crate) async fn put_push(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, rp)): Path<(String, String)>,
+    body: Valid<NewPushPolicy>,
+) -> Result<Json<PushPolicyView>, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    sound_rp(&rp)?;
+    let new = body.value;
+    let mut faults = Vec::new();
+    if new.apns.is_none() && new.fcm.is_none() {
+        faults.push(Fault::new("", "required", "apns, fcm or both are needed"));
+    }
+    if new
+        .apns
+        .as_ref()
+        .is_some_and(|apns| !apns.private_key.contains("PRIVATE KEY"))
+    {
+        faults.push(Fault::new(
+            "/apns/private_key",
+            "wrong_form",
+            "the text of a .p8 file is needed",
+        ));
+    }
+    if new
+        .fcm
+        .as_ref()
+        .is_some_and(|fcm| !is_service_account(&fcm.service_account))
+    {
+        let detail = "the text of a service account's JSON file is needed";
+        faults.push(Fault::new("/fcm/service_account", "wrong_form", detail));
+    }
+    if !faults.is_empty() {
+        return Err(Problem::faults(faults));
+    }
+    let seal = |provider: Provider, credential: String| {
+        let place = PushPolicy::place(&store, &rp, provider);
+        app.secret.seal(&place, &Secret::new(credential))
+    };
+    let apns = new.apns.map(|apns| ApnsCredential {
+        team_id: apns.team_id,
+        key_id: apns.key_id,
+        topic: apns.topic,
+        private_key: Secret::new(apns.private_key),
+        endpoint: apns
+            .endpoint
+            .unwrap_or_else(|| "https://api.push.apple.com".to_owned()),
+    });
+    let fcm = new.fcm.map(|fcm| FcmCredential {
+        service_account: Secret::new(fcm.service_account),
+        endpoint: fcm
+            .endpoint
+            .unwrap_or_else(|| "https://fcm.googleapis.com".to_owned()),
+    });
+    // Texts only: this cannot fail to serialise.
+    let sealed = SealedPolicy {
+        name: new.name,
+        apns: apns.map(|c| {
+            seal(
+                Provider::Apns,
+                serde_json::to_string(&c).unwrap_or_default(),
+            )
+        }),
+        fcm: fcm.map(|c| seal(Provider::Fcm, serde_json::to_string(&c).unwrap_or_default())),
+    };
+    let policy = app
+        .store
+        .put_push_policy(&store, &rp, sealed, app.clock.now())
+        .await?;
+    Ok(Json(policy.into()))
+}
+
+/// Show a push policy.
+#[utoipa::path(get, path = "/v1/stores/{store}/push-policies/{relying_party}", tag = "policies",
+    params(("store" = String, Path), ("relying_party" = String, Path)),
+    responses((status = 200, body = PushPolicyView), (status = 404, body = Problem)))]
+pub(crate) async fn show_push(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, rp)): Path<(String, String)>,
+) -> Result<Json<PushPolicyView>, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    let policy = app.store.push_policy(&store, &rp).await?;
+    policy
+        .map(|policy| Json(policy.into()))
+        .ok_or_else(|| Code::NotFound.into())
+}
+
+/// Remove a push policy. Devices are then reached by their own fetching only.
+#[utoipa::path(delete, path = "/v1/stores/{store}/push-policies/{relying_party}", tag = "policies",
+    params(("store" = String, Path), ("relying_party" = String, Path)), responses((status = 204), (status = 404, body = Problem)))]
+pub(crate) async fn drop_push(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, rp)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    if app.store.drop_push_policy(&store, &rp).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Code::NotFound.into())
+    }
+}
+
+/// List push policies.
+#[utoipa::path(get, path = "/v1/stores/{store}/push-policies", tag = "policies", params(("store" = String, Path)),
+    responses((status = 200, body = Listed<PushPolicyView>)))]
+pub(crate) async fn list_push(
+    State(app): State<App>,
+    caller: Caller,
+    Path(store): Path<String>,
+) -> Result<Json<Listed<PushPolicyView>>, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    let data = app.store.push_policies(&store).await?;
+    Ok(Json(Listed {
+        data: data.into_iter().map(Into::into).collect(),
+        next_cursor: None,
+    }))
+}
+
+/// Which devices may register for a relying party.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AppkeyPolicyView {
+    /// `ios`, `android`, `web`.
+    #[schema(min_items = 1, max_items = 3)]
+    platforms: Vec<PlatformWord>,
+    /// How many devices a user may have.
+    #[schema(minimum = 1, maximum = 20)]
+    max_devices: i64,
+    /// The least that an approval must assert: `none`, `device` or `biometric`.
+    user_verification: VerificationWord,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PlatformWord {
+    Ios,
+    Android,
+    Web,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum VerificationWord {
+    None,
+    Device,
+    Biometric,
+}
+
+fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// Set which devices may register for a relying party.
+#[utoipa::path(put, path = "/v1/stores/{store}/appkey-policies/{relying_party}", tag = "policies",
+    params(("store" = String, Path), ("relying_party" = String, Path)), request_body = AppkeyPolicyView,
+    responses((status = 200, body = AppkeyPolicyView), (status = 422, body = Problem)))]
+pub(crate) async fn put_appkey(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, rp)): Path<(String, String)>,
+    body: Valid<AppkeyPolicyView>,
+) -> Result<Json<AppkeyPolicyView>, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    sound_rp(&rp)?;
+    let policy = AppkeyPolicy {
+        platforms: body.value.platforms.iter().map(word).collect(),
+        max_devices: body.value.max_devices,
+        user_verification: word(&body.value.user_verification),
+    };
+    app.store
+        .put_appkey_policy(&store, &rp, &policy, app.clock.now())
+        .await?;
+    Ok(Json(body.value))
+}
+
+/// Show the appkey policy in force: the relying party's own, or the default.
+#[utoipa::path(get, path = "/v1/stores/{store}/appkey-policies/{relying_party}", tag = "policies",
+    params(("store" = String, Path), ("relying_party" = String, Path)), responses((status = 200, body = AppkeyPolicyView)))]
+pub(crate) async fn show_appkey(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, rp)): Path<(String, String)>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let store = caller.may(&app, &store, "policies").await?;
+    let policy = app.store.appkey_policy(&store, &rp).await?;
+    Ok(Json(
+        serde_json::json!({"platforms": policy.platforms, "max_devices": policy.max_devices,
+        "user_verification": policy.user_verification}),
+    ))
+}

@@ -1,0 +1,495 @@
+//! Ask a person something.
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::Valid;
+use crate::problem::{Code, Fault, Problem};
+use crate::routes::bad_parameter;
+use crate::view::{DetailView, TargetMode, TargetView};
+use axum::Json;
+use axum::extract::{Path, State};
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::clock::{Millis, rfc3339};
+use shared::crypto::{content_hash, random_text, sha256_text};
+use shared::domain::{Content, DeviceState, Kind, Target};
+use shared::id::{PushId, StoreId, UserId};
+use shared::message::Lane;
+use shared::store::{NewProcess, NewPush, Taken, User, UserRef};
+use std::sync::PoisonError;
+use utoipa::ToSchema;
+
+const EXPIRES_IN: Millis = 120_000;
+const EXPIRES_IN_RANGE: std::ops::RangeInclusive<Millis> = 10_000..=600_000;
+const MAX_DURATION: Millis = 600_000;
+const MAX_DURATION_RANGE: std::ops::RangeInclusive<Millis> = 60_000..=3_600_000;
+const ESCALATE_RANGE: std::ops::RangeInclusive<Millis> = 1_000..=600_000;
+
+/// What to ask, and whom.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PushRequest {
+    /// Whom to ask: exactly one of the two.
+    user: UserName,
+    /// Which app asks: devices registered for this relying party are asked.
+    #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9._-]+$")]
+    relying_party: String,
+    /// `confirm`: a signed approve or deny. `generic`: contents are shown, each device that accepts is counted. `process`: a link opens
+    /// and a child process instance decides.
+    kind: KindWord,
+    /// The question, in one line.
+    #[schema(min_length = 1, max_length = 100)]
+    title: String,
+    /// The question, in more words.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    message: Option<String>,
+    /// Typed details, shown and signed.
+    #[serde(default)]
+    #[schema(max_items = 20)]
+    details: Vec<DetailView>,
+    /// Which devices; all when left out.
+    #[serde(default)]
+    target: Option<TargetView>,
+    /// How long an answer counts: `10s` to `600s`, `120s` when left out.
+    #[serde(default)]
+    #[schema(pattern = "^[1-9][0-9]{0,3}s$", example = "120s")]
+    expires_in: Option<String>,
+    /// With `confirm`: must the person type the six digits shown on the initiating channel? True when left out.
+    #[serde(default)]
+    match_code: Option<bool>,
+    /// With `process`: what the link starts.
+    #[serde(default)]
+    process: Option<ProcessRequest>,
+    /// A queue of yours that gets the completion event; its name begins with `ext.` and your store's identifier.
+    #[serde(default)]
+    #[schema(max_length = 200, pattern = "^ext\\.[A-Za-z0-9._-]+$")]
+    reply_to: Option<String>,
+    /// Comes back in the completion event.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    correlation_id: Option<String>,
+    /// Refuse with 422 when no device could be asked, instead of ending the push as `failed(no_devices)`.
+    #[serde(default)]
+    require_device: bool,
+}
+
+/// A user, by one of two names.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserName {
+    /// Our identifier.
+    #[serde(default)]
+    #[schema(pattern = "^usr_[0-9a-z]{26}$")]
+    id: Option<String>,
+    /// Yours.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    external_id: Option<String>,
+}
+
+/// See `PushRequest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum KindWord {
+    Process,
+    Generic,
+    Confirm,
+}
+
+/// What a process push starts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessRequest {
+    /// The definition's name.
+    #[schema(min_length = 1, max_length = 50)]
+    definition: String,
+    /// Its version; the newest when neither version nor tag is given.
+    #[serde(default)]
+    #[schema(minimum = 1)]
+    version: Option<i64>,
+    /// A word that stands for a version.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 50)]
+    tag: Option<String>,
+    /// Passed on to the page.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    parameters: serde_json::Map<String, Value>,
+    /// How long the child may take once the link was opened: `60s` to `3600s`, `600s` when left out.
+    #[serde(default)]
+    #[schema(pattern = "^[1-9][0-9]{0,3}s$")]
+    max_duration: Option<String>,
+}
+
+/// A push that was taken.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Accepted {
+    id: String,
+    store: String,
+    user: String,
+    /// Always `accepted`: what it was when this request was first answered.
+    state: String,
+    created_at: String,
+    expires_at: String,
+    /// Show it on the initiating channel, and nowhere else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    match_code: Option<String>,
+}
+
+fn seconds(
+    text: Option<&str>,
+    default: Millis,
+    range: &std::ops::RangeInclusive<Millis>,
+    pointer: &str,
+    faults: &mut Vec<Fault>,
+) -> Millis {
+    let Some(text) = text else {
+        return default;
+    };
+    let ms = text
+        .strip_suffix('s')
+        .and_then(|digits| digits.parse::<Millis>().ok())
+        .map_or(-1, |s| s * 1000);
+    if !range.contains(&ms) {
+        let detail = format!("from {}s to {}s", range.start() / 1000, range.end() / 1000);
+        faults.push(Fault::new(pointer, "out_of_range", detail));
+    }
+    ms
+}
+
+fn target_of(view: Option<&TargetView>, faults: &mut Vec<Fault>) -> Target {
+    let Some(view) = view else {
+        return Target::All;
+    };
+    if view.escalate_after.is_some() && view.mode != TargetMode::Preferred {
+        let detail = "only with the mode preferred";
+        faults.push(Fault::new("/target/escalate_after", "not_allowed", detail));
+    }
+    if view.devices.is_empty() == (view.mode == TargetMode::Devices) {
+        let detail = "needed with the mode devices, and only then";
+        faults.push(Fault::new("/target/devices", "not_allowed", detail));
+    }
+    match view.mode {
+        TargetMode::All => Target::All,
+        TargetMode::Preferred => Target::Preferred {
+            escalate_after: view.escalate_after.as_deref().map(|text| {
+                let pointer = "/target/escalate_after";
+                seconds(Some(text), 0, &ESCALATE_RANGE, pointer, faults)
+            }),
+        },
+        TargetMode::Devices => {
+            let mut devices = Vec::new();
+            for (n, text) in view.devices.iter().enumerate() {
+                if let Ok(device) = text.parse() {
+                    devices.push(device);
+                } else {
+                    let pointer = format!("/target/devices/{n}");
+                    faults.push(Fault::new(&pointer, "unknown_device", "no such device"));
+                }
+            }
+            Target::Devices { devices }
+        }
+    }
+}
+
+fn user_of(name: UserName, faults: &mut Vec<Fault>) -> UserRef {
+    match (name.id, name.external_id) {
+        (Some(id), None) => match id.parse::<UserId>() {
+            Ok(id) => UserRef::Id(id),
+            Err(_) => UserRef::External(id),
+        },
+        (None, Some(external_id)) => UserRef::External(external_id),
+        (Some(_), Some(_)) | (None, None) => {
+            let detail = "exactly one of id and external_id is needed";
+            faults.push(Fault::new("/user", "invalid", detail));
+            UserRef::External(String::new())
+        }
+    }
+}
+
+/// The idempotency key of a request.
+fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let text = value.to_str().ok().map(str::trim);
+    let sound =
+        |text: &&str| (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    text.filter(sound)
+        .map(|text| Some(text.to_owned()))
+        .ok_or_else(|| bad_parameter("Idempotency-Key is 1 to 255 visible ASCII characters"))
+}
+
+fn traceparent_of(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let sound = text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    sound.then(|| text.to_owned())
+}
+
+/// Holds an idempotency key while its first request is under way.
+struct Running<'a>(&'a App, String);
+
+impl<'a> Running<'a> {
+    fn begin(app: &'a App, store: &StoreId, key: &str) -> Result<Self, Problem> {
+        let name = format!("{store} {key}");
+        let mut running = app.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.insert(name.clone()) {
+            Ok(Self(app, name))
+        } else {
+            Err(Code::IdempotencyRunning.into())
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut running = self
+            .0
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.remove(&self.1);
+    }
+}
+
+async fn user_row(app: &App, store: &StoreId, user: &UserRef) -> Result<User, Problem> {
+    let found = match user {
+        UserRef::Id(id) => app.store.user(store, id).await?,
+        UserRef::External(external) => app.store.user_by_external(store, external).await?,
+    };
+    found.ok_or_else(|| Code::NotFound.into())
+}
+
+/// Looks that cost a query, made only when the request asks for them.
+async fn check_devices(
+    app: &App,
+    store: &StoreId,
+    user: &UserRef,
+    rp: &str,
+    target: &Target,
+    required: bool,
+) -> Result<(), Problem> {
+    let named: &[_] = match target {
+        Target::Devices { devices } => devices,
+        Target::All | Target::Preferred { .. } => &[],
+    };
+    if named.is_empty() && !required {
+        return Ok(());
+    }
+    let user = user_row(app, store, user).await?;
+    let mut devices = app.store.devices(store, &user.id).await?;
+    devices.retain(|device| device.state == DeviceState::Active && device.rp == rp);
+    let unknown = named
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| !devices.iter().any(|device| device.id == **id));
+    let faults: Vec<_> = unknown
+        .map(|(n, _)| {
+            let detail = "no active device of this user for this relying party";
+            Fault::new(&format!("/target/devices/{n}"), "unknown_device", detail)
+        })
+        .collect();
+    if !faults.is_empty() {
+        return Err(Problem::faults(faults));
+    }
+    if required && devices.is_empty() {
+        return Err(Code::NoDevices.into());
+    }
+    Ok(())
+}
+
+async fn process_of(
+    app: &App,
+    store: &StoreId,
+    kind: Kind,
+    request: Option<ProcessRequest>,
+    faults: &mut Vec<Fault>,
+) -> Result<Option<NewProcess>, Problem> {
+    let request = match (kind, request) {
+        (Kind::Process, Some(request)) => request,
+        (Kind::Process, None) => {
+            faults.push(Fault::new(
+                "/process",
+                "required",
+                "needed with the kind process",
+            ));
+            return Ok(None);
+        }
+        (Kind::Confirm | Kind::Generic, Some(_)) => {
+            faults.push(Fault::new(
+                "/process",
+                "not_allowed",
+                "only with the kind process",
+            ));
+            return Ok(None);
+        }
+        (Kind::Confirm | Kind::Generic, None) => return Ok(None),
+    };
+    let pointer = "/process/max_duration";
+    let text = request.max_duration.as_deref();
+    let max_duration = seconds(text, MAX_DURATION, &MAX_DURATION_RANGE, pointer, faults);
+    let tag = request.tag.as_deref();
+    let found = app
+        .store
+        .definition(store, &request.definition, request.version, tag)
+        .await?;
+    let Some(definition) = found else {
+        let detail = "no such process definition";
+        faults.push(Fault::new(
+            "/process/definition",
+            "unknown_definition",
+            detail,
+        ));
+        return Ok(None);
+    };
+    Ok(Some(NewProcess {
+        definition,
+        parameters: Value::Object(request.parameters),
+        max_duration,
+        token_hash: String::new(),
+    }))
+}
+
+/// Ask a person something. 202 says that the question is durable and on its way.
+#[utoipa::path(post, path = "/v1/stores/{store}/pushes", tag = "pushes",
+    params(("store" = String, Path), ("Idempotency-Key" = Option<String>, Header, description = "The same key with the same body asks once")),
+    request_body = PushRequest,
+    responses((status = 202, body = Accepted), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem),
+        (status = 503, body = Problem)))]
+pub(crate) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    Path(store): Path<String>,
+    headers: HeaderMap,
+    body: Valid<PushRequest>,
+) -> Result<(StatusCode, HeaderMap, Json<Accepted>), Problem> {
+    let began = std::time::Instant::now();
+    let store = caller.may(&app, &store, "pushes:write").await?;
+    let key = key_of(&headers)?;
+    let _running = key
+        .as_ref()
+        .map(|key| Running::begin(&app, &store, key))
+        .transpose()?;
+    let now = app.clock.now();
+    let (request, sent) = (body.value, body.sent);
+    let mut faults = Vec::new();
+    let kind = match request.kind {
+        KindWord::Process => Kind::Process,
+        KindWord::Generic => Kind::Generic,
+        KindWord::Confirm => Kind::Confirm,
+    };
+    let user = user_of(request.user, &mut faults);
+    let target = target_of(request.target.as_ref(), &mut faults);
+    let expires_in = request.expires_in.as_deref();
+    let expires_in = seconds(
+        expires_in,
+        EXPIRES_IN,
+        &EXPIRES_IN_RANGE,
+        "/expires_in",
+        &mut faults,
+    );
+    if request.match_code == Some(true) && kind != Kind::Confirm {
+        faults.push(Fault::new(
+            "/match_code",
+            "not_allowed",
+            "only with the kind confirm",
+        ));
+    }
+    if let Some(reply_to) = &request.reply_to
+        && !reply_to.starts_with(&format!("ext.{store}."))
+    {
+        let detail = format!("the name of your queue begins with ext.{store}.");
+        faults.push(Fault::new("/reply_to", "not_allowed", detail));
+    }
+    let mut process = process_of(&app, &store, kind, request.process, &mut faults).await?;
+    if !faults.is_empty() {
+        return Err(Problem::faults(faults));
+    }
+    let rp = &request.relying_party;
+    check_devices(&app, &store, &user, rp, &target, request.require_device).await?;
+    let (id, nonce) = (PushId::fresh(now), random_text::<24>());
+    let mut content = Content {
+        kind,
+        relying_party: request.relying_party,
+        title: request.title,
+        message: request.message,
+        details: request.details.into_iter().map(Into::into).collect(),
+        redirect_url: None,
+    };
+    if let Some(process) = &mut process {
+        let token = app.secret.process_token(&id, &nonce);
+        process.token_hash = sha256_text(token.expose().as_bytes());
+        content.redirect_url = Some(app.process_link(&id, &nonce));
+    }
+    let hash = content_hash(&content);
+    content.redirect_url = None;
+    let push = NewPush {
+        match_required: kind == Kind::Confirm && request.match_code != Some(false),
+        expires_at: now + expires_in,
+        idempotency: key.map(|key| (key, sha256_text(sent.to_string().as_bytes()))),
+        traceparent: traceparent_of(&headers),
+        reply_to: request.reply_to,
+        correlation_id: request.correlation_id,
+        lane: Lane::Interactive,
+        content_hash: hash,
+        created_at: now,
+        id,
+        store,
+        user,
+        content,
+        target,
+        nonce,
+        process,
+    };
+    let taken = app.intake.take(push.clone()).await?;
+    metrics::histogram!("countersign_push_accept_seconds", "source" => "http")
+        .record(began.elapsed().as_secs_f64());
+    answer(&app, push, taken)
+}
+
+fn answer(
+    app: &App,
+    mut push: NewPush,
+    taken: Taken,
+) -> Result<(StatusCode, HeaderMap, Json<Accepted>), Problem> {
+    let mut headers = HeaderMap::new();
+    let (user, result) = match taken {
+        Taken::New(user) => (user, "accepted"),
+        Taken::Replayed(row) => {
+            // The same body asked for the same time; the row's own end moves when a process link is opened.
+            push.expires_at = row.created_at + (push.expires_at - push.created_at);
+            push.id = row.id;
+            push.nonce = row.nonce;
+            push.created_at = row.created_at;
+            push.match_required = row.match_required;
+            let replayed = HeaderName::from_static("idempotent-replayed");
+            headers.insert(replayed, http::HeaderValue::from_static("true"));
+            (row.user, "duplicate")
+        }
+        Taken::KeyReused => return Err(Code::IdempotencyReused.into()),
+        Taken::NoUser => return Err(Code::NotFound.into()),
+        Taken::UserInactive(status) => {
+            return Err(Problem::new(Code::UserInactive).with("status", status.as_str()));
+        }
+    };
+    metrics::counter!("countersign_push_requests_total", "source" => "http", "lane" => "interactive", "result" => result).increment(1);
+    let place = format!("/v1/stores/{}/pushes/{}", push.store, push.id);
+    if let Ok(place) = http::HeaderValue::from_str(&place) {
+        headers.insert(header::LOCATION, place);
+    }
+    let code = push
+        .match_required
+        .then(|| app.secret.match_code(&push.id, &push.nonce));
+    let accepted = Accepted {
+        id: push.id.to_string(),
+        store: push.store.to_string(),
+        user: user.to_string(),
+        state: "accepted".to_owned(),
+        created_at: rfc3339(push.created_at),
+        expires_at: rfc3339(push.expires_at),
+        match_code: code.map(|code| code.expose().to_owned()),
+    };
+    Ok((StatusCode::ACCEPTED, headers, Json(accepted)))
+}

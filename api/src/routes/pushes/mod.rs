@@ -1,0 +1,30 @@
+//! Pushes, as their senders see them.
+
+pub(crate) mod cancel;
+pub(crate) mod create;
+pub(crate) mod events;
+pub(crate) mod list;
+pub(crate) mod show;
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::problem::{Code, Problem};
+use crate::routes::id;
+use shared::id::PushId;
+use shared::store::PushRow;
+
+/// A push of the caller's store.
+pub(crate) async fn find(
+    app: &App,
+    caller: &Caller,
+    store: &str,
+    push: &str,
+    scope: &str,
+) -> Result<PushRow, Problem> {
+    let store = caller.may(app, store, scope).await?;
+    let push: PushId = id(push)?;
+    let found = app.store.push(&push).await?;
+    found
+        .filter(|found| found.store == store)
+        .ok_or_else(|| Code::NotFound.into())
+}

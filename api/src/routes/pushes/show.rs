@@ -1,0 +1,66 @@
+//! Show a push, or wait for its end.
+
+use super::find;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::problem::{Code, Problem};
+use crate::routes::bad_parameter;
+use crate::view::PushView;
+use axum::Json;
+use axum::extract::{Path, State};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::time::Duration;
+
+/// Proxies often give up after 30 s to 60 s.
+const MAX_WAIT: u64 = 30;
+
+/// `wait=N` of a `Prefer` header (RFC 7240 4.3).
+fn wait_of(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    for value in headers.get_all("prefer") {
+        for preference in value.to_str().unwrap_or_default().split([',', ';']) {
+            if let Some(seconds) = preference.trim().strip_prefix("wait=") {
+                let seconds: u64 = seconds
+                    .trim_matches('"')
+                    .parse()
+                    .map_err(|_| bad_parameter("Prefer: wait=N takes whole seconds"))?;
+                return Ok(Some(seconds.min(MAX_WAIT)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Show a push. With `Prefer: wait=N` (at most 30) the answer comes when the push ends: 200, or 202 when it is still open by then.
+#[utoipa::path(get, path = "/v1/stores/{store}/pushes/{push}", tag = "pushes",
+    params(("store" = String, Path), ("push" = String, Path), ("Prefer" = Option<String>, Header, example = "wait=25")),
+    responses((status = 200, body = PushView), (status = 202, body = PushView, description = "Still open"), (status = 404, body = Problem)))]
+pub(crate) async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, push)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<(StatusCode, HeaderMap, Json<PushView>), Problem> {
+    let mut found = find(&app, &caller, &store, &push, "pushes:read").await?;
+    let mut applied = HeaderMap::new();
+    let mut status = StatusCode::OK;
+    if let Some(seconds) = wait_of(&headers)? {
+        if let Ok(value) = HeaderValue::from_str(&format!("wait={seconds}")) {
+            applied.insert("preference-applied", value);
+        }
+        let patience = Duration::from_secs(seconds);
+        found = app
+            .waits
+            .ended(&app.store, &found.id, patience, &app.stop)
+            .await?
+            .ok_or_else(|| Problem::new(Code::NotFound))?;
+        if found.ended_at.is_none() {
+            status = StatusCode::ACCEPTED;
+        }
+    }
+    let deliveries = app.store.deliveries(&found.id).await?;
+    Ok((
+        status,
+        applied,
+        Json(PushView::new(&found, Some(deliveries))),
+    ))
+}

@@ -1,0 +1,300 @@
+//! A user's devices: a key, and apart from it a push address.
+
+use super::id;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::Valid;
+use crate::problem::{Code, Fault, Problem};
+use crate::view::Listed;
+use axum::Json;
+use axum::extract::{Path, State};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use shared::clock::rfc3339;
+use shared::crypto::DeviceKey;
+use shared::domain::{DeviceState, Provider};
+use shared::id::{DeviceId, StoreId, UserId};
+use shared::secret::Secret;
+use shared::store::{Address, Device, DeviceRefused, NewDevice};
+use utoipa::ToSchema;
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Registration {
+    /// What its owner calls it.
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    /// Which app: pushes of this relying party reach it.
+    #[schema(min_length = 1, max_length = 100, pattern = "^[A-Za-z0-9._-]+$")]
+    relying_party: String,
+    /// `ios`, `android` or `web`; the relying party's appkey policy says which may register.
+    platform: Platform,
+    /// The public half of a key that the device has made: P-256, as a JWK (RFC 7517).
+    public_key: Jwk,
+    /// Where its wake-ups go. Without one the device is reached by its own fetching only.
+    #[serde(default)]
+    push_address: Option<PushAddress>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Platform {
+    Ios,
+    Android,
+    Web,
+}
+
+impl Platform {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ios => "ios",
+            Self::Android => "android",
+            Self::Web => "web",
+        }
+    }
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Jwk {
+    /// `EC`.
+    #[schema(max_length = 10)]
+    kty: String,
+    /// `P-256`.
+    #[schema(max_length = 10)]
+    crv: String,
+    /// base64url, 32 bytes.
+    #[schema(max_length = 64)]
+    x: String,
+    /// base64url, 32 bytes.
+    #[schema(max_length = 64)]
+    y: String,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PushAddress {
+    /// `apns` or `fcm`.
+    provider: ProviderWord,
+    /// The provider's token for this installation of the app.
+    #[schema(min_length = 1, max_length = 1024, pattern = "^[A-Za-z0-9:._-]+$")]
+    token: String,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ProviderWord {
+    Apns,
+    Fcm,
+}
+
+impl PushAddress {
+    /// The address, or what is wrong with it. An APNs token is hexadecimal.
+    pub(crate) fn check(self, pointer: &str) -> Result<Address, Fault> {
+        let provider = match self.provider {
+            ProviderWord::Apns => Provider::Apns,
+            ProviderWord::Fcm => Provider::Fcm,
+        };
+        if provider == Provider::Apns && !self.token.bytes().all(|b| b.is_ascii_hexdigit()) {
+            let pointer = format!("{pointer}/token");
+            return Err(Fault::new(
+                &pointer,
+                "wrong_form",
+                "an APNs token is hexadecimal",
+            ));
+        }
+        Ok(Address {
+            provider,
+            token: Secret::new(self.token),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeviceChange {
+    /// `active`, `blocked` (may come back) or `revoked` (for good).
+    #[serde(default)]
+    state: Option<StateWord>,
+    /// What its owner calls it.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 100)]
+    name: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StateWord {
+    Active,
+    Blocked,
+    Revoked,
+}
+
+/// A device. Its key's fingerprint and its address' token are not shown.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeviceView {
+    id: String,
+    user: String,
+    relying_party: String,
+    name: String,
+    platform: String,
+    /// `active`, `blocked` or `revoked`.
+    state: String,
+    /// `none`, `valid` or `invalid`: apart from the key.
+    push_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<String>,
+    created_at: String,
+}
+
+impl From<Device> for DeviceView {
+    fn from(device: Device) -> Self {
+        Self {
+            id: device.id.to_string(),
+            user: device.user.to_string(),
+            relying_party: device.rp,
+            name: device.name,
+            platform: device.platform,
+            state: device.state.to_string(),
+            push_address: device.address_state.to_string(),
+            provider: device.address_provider.map(|p| p.to_string()),
+            created_at: rfc3339(device.created_at),
+        }
+    }
+}
+
+/// Register a device.
+#[utoipa::path(post, path = "/v1/stores/{store}/users/{user}/devices", tag = "devices",
+    params(("store" = String, Path), ("user" = String, Path)), request_body = Registration,
+    responses((status = 201, body = DeviceView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(crate) async fn register(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, user)): Path<(String, String)>,
+    body: Valid<Registration>,
+) -> Result<(StatusCode, Json<DeviceView>), Problem> {
+    let store = caller.may(&app, &store, "directory").await?;
+    let user: UserId = id(&user)?;
+    let sent = body.value;
+    let policy = app.store.appkey_policy(&store, &sent.relying_party).await?;
+    let mut faults = Vec::new();
+    let platform = sent.platform.as_str();
+    if !policy.platforms.iter().any(|one| one == platform) {
+        let detail = format!("the appkey policy takes {}", policy.platforms.join(", "));
+        faults.push(Fault::new("/platform", "not_allowed", detail));
+    }
+    let key = DeviceKey {
+        kty: sent.public_key.kty,
+        crv: sent.public_key.crv,
+        x: sent.public_key.x,
+        y: sent.public_key.y,
+    };
+    if !key.is_sound() {
+        faults.push(Fault::new(
+            "/public_key",
+            "wrong_form",
+            "a point on P-256 is needed",
+        ));
+    }
+    let address = match sent.push_address.map(|one| one.check("/push_address")) {
+        None => None,
+        Some(Ok(address)) => Some(address),
+        Some(Err(fault)) => {
+            faults.push(fault);
+            None
+        }
+    };
+    if !faults.is_empty() {
+        return Err(Problem::faults(faults));
+    }
+    let new = NewDevice {
+        rp: sent.relying_party,
+        name: sent.name,
+        platform: platform.to_owned(),
+        key,
+        address,
+    };
+    let added = app
+        .store
+        .add_device(&store, &user, &new, policy.max_devices, app.clock.now())
+        .await?;
+    match added {
+        Ok(device) => Ok((StatusCode::CREATED, Json(device.into()))),
+        Err(DeviceRefused::NoUser) => Err(Code::NotFound.into()),
+        Err(DeviceRefused::TooMany) => Err(Problem::new(Code::TooManyDevices)
+            .detail(format!("at most {}; revoke one first", policy.max_devices))),
+    }
+}
+
+/// List a user's devices.
+#[utoipa::path(get, path = "/v1/stores/{store}/users/{user}/devices", tag = "devices",
+    params(("store" = String, Path), ("user" = String, Path)), responses((status = 200, body = Listed<DeviceView>)))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, user)): Path<(String, String)>,
+) -> Result<Json<Listed<DeviceView>>, Problem> {
+    let store = caller.may(&app, &store, "directory").await?;
+    let user: UserId = id(&user)?;
+    if app.store.user(&store, &user).await?.is_none() {
+        return Err(Code::NotFound.into());
+    }
+    let devices = app.store.devices(&store, &user).await?;
+    Ok(Json(Listed {
+        data: devices.into_iter().map(Into::into).collect(),
+        next_cursor: None,
+    }))
+}
+
+async fn find(app: &App, store: &StoreId, user: &str, device: &str) -> Result<Device, Problem> {
+    let (user, device): (UserId, DeviceId) = (id(user)?, id(device)?);
+    let found = app.store.device(&device).await?;
+    found
+        .filter(|found| found.store == *store && found.user == user)
+        .ok_or_else(|| Code::NotFound.into())
+}
+
+/// Show a device.
+#[utoipa::path(get, path = "/v1/stores/{store}/users/{user}/devices/{device}", tag = "devices",
+    params(("store" = String, Path), ("user" = String, Path), ("device" = String, Path)),
+    responses((status = 200, body = DeviceView), (status = 404, body = Problem)))]
+pub(crate) async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, user, device)): Path<(String, String, String)>,
+) -> Result<Json<DeviceView>, Problem> {
+    let store = caller.may(&app, &store, "directory").await?;
+    Ok(Json(find(&app, &store, &user, &device).await?.into()))
+}
+
+/// Rename, block, unblock or revoke a device.
+#[utoipa::path(patch, path = "/v1/stores/{store}/users/{user}/devices/{device}", tag = "devices",
+    params(("store" = String, Path), ("user" = String, Path), ("device" = String, Path)), request_body = DeviceChange,
+    responses((status = 200, body = DeviceView), (status = 404, body = Problem), (status = 409, body = Problem)))]
+pub(crate) async fn change(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, user, device)): Path<(String, String, String)>,
+    body: Valid<DeviceChange>,
+) -> Result<Json<DeviceView>, Problem> {
+    let store = caller.may(&app, &store, "directory").await?;
+    let found = find(&app, &store, &user, &device).await?;
+    let to = body.value.state.map(|word| match word {
+        StateWord::Active => DeviceState::Active,
+        StateWord::Blocked => DeviceState::Blocked,
+        StateWord::Revoked => DeviceState::Revoked,
+    });
+    let wrong = |from: DeviceState| Problem::new(Code::WrongState).with("state", from.as_str());
+    if to.is_some_and(|to| to != found.state && !found.state.may_become(to)) {
+        return Err(wrong(found.state));
+    }
+    let name = body.value.name.as_deref();
+    let changed = app
+        .store
+        .change_device(&store, &found.id, found.state, to, name, app.clock.now())
+        .await?;
+    // Changed by somebody else between the look and the write.
+    changed
+        .map(|device| Json(device.into()))
+        .ok_or_else(|| wrong(found.state))
+}
