@@ -18,12 +18,13 @@ pub(crate) fn base64url<const N: usize>() -> String {
 
 /// `N` random bytes as lower-case hex.
 pub(crate) fn hex<const N: usize>() -> String {
-    use std::fmt::Write as _;
-    bytes::<N>().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").expect("a String takes text");
-        text
-    })
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * N);
+    for byte in bytes::<N>() {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
 
 /// Ten characters in the form of an Apple team or key identifier.

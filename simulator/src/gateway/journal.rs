@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
 
 /// How many receipts a slow subscriber may fall behind before it misses some.
-const SUBSCRIBER_BACKLOG: usize = 4096;
+const SUBSCRIBER_BACKLOG: usize = 32_768;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
