@@ -2,10 +2,10 @@
 
 use super::keys::ApnsCredential;
 use super::reasons::ApnsReason;
+use crate::recent::Recent;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use shared::clock::Millis;
-use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 /// Apple refuses tokens older than this.
@@ -13,7 +13,7 @@ const MAX_AGE_S: i64 = 3600;
 /// How far ahead of ours a sender's clock may be.
 const SKEW_S: i64 = 60;
 /// Tokens whose signature need not be checked again.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 1024;
 
 #[derive(Deserialize)]
 struct Claims {
@@ -21,22 +21,24 @@ struct Claims {
     iat: i64,
 }
 
-/// Tokens with a good signature: checking one costs more than the rest of a request.
-#[derive(Default)]
-pub(super) struct Verified(Mutex<VecDeque<(String, i64)>>);
+/// Tokens with a good signature and their `iat`: checking one costs more than the rest of a request.
+pub(super) struct Verified(Mutex<Recent<String, i64>>);
+
+impl Default for Verified {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(REMEMBERED)))
+    }
+}
 
 impl Verified {
     fn iat_of(&self, token: &str) -> Option<i64> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find(|(t, _)| t == token).map(|(_, iat)| *iat)
+        known.get(token).copied()
     }
 
     fn remember(&self, token: &str, iat: i64) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() == REMEMBERED {
-            known.pop_front();
-        }
-        known.push_back((token.to_owned(), iat));
+        known.entry(token.to_owned(), || iat);
     }
 }
 

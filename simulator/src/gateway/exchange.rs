@@ -16,7 +16,6 @@ const MAX_BODY: usize = 64 * 1024;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One client connection, as its requests see it.
-#[derive(Clone)]
 pub(super) struct Connection {
     pub(super) state: Arc<State>,
     pub(super) goaway: CancellationToken,

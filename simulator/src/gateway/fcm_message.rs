@@ -91,15 +91,23 @@ impl Invalid {
     }
 }
 
-/// Google's JSON takes both spellings of a name.
-fn snake(name: &str) -> String {
-    name.chars().fold(String::new(), |mut text, c| {
-        if c.is_ascii_uppercase() {
-            text.push('_');
+/// Whether `given` is the snake-case `name` in one of the two spellings that Google's JSON takes.
+fn spells(given: &str, name: &str) -> bool {
+    let mut given = given.bytes();
+    let mut name = name.bytes();
+    while let Some(wanted) = name.next() {
+        let same = match given.next() {
+            Some(b) if b == wanted => true,
+            Some(b) if wanted == b'_' && b.is_ascii_uppercase() => {
+                name.next() == Some(b.to_ascii_lowercase())
+            }
+            _ => false,
+        };
+        if !same {
+            return false;
         }
-        text.push(c.to_ascii_lowercase());
-        text
-    })
+    }
+    given.next().is_none()
 }
 
 /// One JSON object of the message and where it stands.
@@ -113,7 +121,10 @@ impl<'a> Part<'a> {
         let map = value
             .as_object()
             .ok_or_else(|| Invalid::kind(at, "TYPE_MESSAGE"))?;
-        if let Some(name) = map.keys().find(|name| !known.contains(&&*snake(name))) {
+        if let Some(name) = map
+            .keys()
+            .find(|given| !known.iter().any(|name| spells(given, name)))
+        {
             return Err(Invalid::unknown(name, at));
         }
         let at = at.to_owned();
@@ -128,7 +139,7 @@ impl<'a> Part<'a> {
     }
 
     fn get(&self, name: &str) -> Option<&'a Value> {
-        let mut found = self.map.iter().filter(|(key, _)| snake(key) == name);
+        let mut found = self.map.iter().filter(|(key, _)| spells(key, name));
         found
             .next()
             .map(|(_, value)| value)
@@ -279,7 +290,7 @@ pub(super) fn check(body: &Value) -> Result<Message, Invalid> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check, ttl_seconds};
+    use super::{check, spells, ttl_seconds};
     use serde_json::{Value, json};
 
     fn field(body: &Value) -> Option<String> {
@@ -337,6 +348,24 @@ mod tests {
         assert_eq!(message.priority.as_deref(), Some("HIGH"));
         assert_eq!(message.ttl_s, Some(90));
         assert!(message.validate_only);
+    }
+
+    #[test]
+    fn a_name_has_two_spellings_and_no_third() {
+        for given in ["fcm_options", "fcmOptions"] {
+            assert!(spells(given, "fcm_options"), "{given}");
+        }
+        for given in [
+            "fcmoptions",
+            "FcmOptions",
+            "fcm_Options",
+            "fcm",
+            "fcm_options_",
+            "fcm_",
+            "",
+        ] {
+            assert!(!spells(given, "fcm_options"), "{given}");
+        }
     }
 
     #[test]

@@ -46,8 +46,9 @@ pub(super) async fn accept(
     let acceptor = TlsAcceptor::from(tls);
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-            return;
+        let place = tokio::select! {
+            () = stop.cancelled() => return,
+            place = Arc::clone(&room).acquire_owned() => place,
         };
         let stream = tokio::select! {
             () = stop.cancelled() => return,
@@ -63,7 +64,7 @@ pub(super) async fn accept(
         };
         let (acceptor, state, stop) = (acceptor.clone(), Arc::clone(&state), stop.clone());
         tokio::spawn(async move {
-            let _place = place;
+            let _open_connection = place;
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = serve(provider, stream, acceptor, state) => {}
@@ -86,10 +87,10 @@ async fn serve(provider: Provider, stream: TcpStream, acceptor: TlsAcceptor, sta
     }
     state.journal.connected(provider);
     let streams = state.streams(provider).load(Ordering::Relaxed);
-    let connection = Connection::new(state);
+    let connection = Arc::new(Connection::new(state));
     let (goaway, cut) = (connection.goaway.clone(), connection.cut.clone());
     let service = service_fn(move |request| {
-        let connection = connection.clone();
+        let connection = Arc::clone(&connection);
         async move {
             Ok::<_, Infallible>(match provider {
                 Provider::Apns => apns::serve(&connection, request).await,

@@ -4,12 +4,13 @@ use super::State;
 use super::exchange::{NoBody, Reply};
 use super::keys::ServiceAccount;
 use crate::random;
+use crate::recent::Recent;
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use serde_json::json;
 use shared::clock::Millis;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
@@ -23,37 +24,30 @@ const MAX_ASSERTION_S: i64 = 3600;
 const SKEW_S: i64 = 60;
 const MAX_TOKENS: usize = 4096;
 
-/// Access tokens handed out and not yet forgotten.
-#[derive(Default)]
-pub(super) struct AccessTokens(Mutex<Issued>);
+/// Access tokens handed out and not yet forgotten, with the time until when they are good.
+pub(super) struct AccessTokens(Mutex<Recent<String, Millis>>);
 
-#[derive(Default)]
-struct Issued {
-    until: HashMap<String, Millis>,
-    order: VecDeque<String>,
+impl Default for AccessTokens {
+    fn default() -> Self {
+        Self(Mutex::new(Recent::new(MAX_TOKENS)))
+    }
 }
 
 impl AccessTokens {
     fn issue(&self, now: Millis) -> String {
         let token = format!("ya29.{}", random::base64url::<48>());
         let mut issued = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if issued.order.len() == MAX_TOKENS
-            && let Some(oldest) = issued.order.pop_front()
-        {
-            issued.until.remove(&oldest);
-        }
-        issued.order.push_back(token.clone());
-        issued.until.insert(token.clone(), now + LIFETIME_S * 1000);
+        issued.entry(token.clone(), || now + LIFETIME_S * 1000);
         token
     }
 
     pub(super) fn is_valid(&self, token: &str, now: Millis) -> bool {
         let issued = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        issued.until.get(token).is_some_and(|until| now < *until)
+        issued.get(token).is_some_and(|until| now < *until)
     }
 
     pub(super) fn revoke_all(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Issued::default();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Recent::new(MAX_TOKENS);
     }
 }
 
