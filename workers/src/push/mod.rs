@@ -4,9 +4,21 @@
 //! is here calls a provider once and says what came of it. It never sleeps until a retry is due, never writes to the
 //! store, and never decides that a device is gone: [`retry`] turns a result into a decision, and the caller carries it out.
 
+mod apns;
+mod fcm;
+mod guard;
+mod pool;
+mod providers;
 pub mod retry;
 
+pub use apns::KeyError;
+pub use fcm::AccountError;
+pub use guard::{Condition, Pause};
+pub use pool::TlsError;
+pub use providers::{Error, Options, Providers};
+
 use async_trait::async_trait;
+use pool::{ConnectError, SendError};
 use shared::clock::Millis;
 use shared::domain::Kind;
 use shared::id::{DeliveryId, PushId};
@@ -130,7 +142,93 @@ impl PushResult {
 /// Somebody who wakes phones.
 #[async_trait]
 pub trait Provider: Send + Sync {
-    /// Sends once and says what came of it. Ends within the timeout, whatever the peer does; a refused access token costs a
+    /// Sends once and says what came of it. Ends within [`Options::timeout`], whatever the peer does; a refused access token costs a
     /// second one and a second send, each with the same bound.
     async fn push(&self, call: &Call) -> PushResult;
+}
+
+/// What it means when there is no answer.
+fn transport(error: &SendError) -> PushResult {
+    let unprocessed = |why: &'static str| PushResult::Unprocessed { reason: why.into() };
+    match *error {
+        SendError::Full => unprocessed("queue_full"),
+        SendError::NoStream => unprocessed("no_stream"),
+        // No retry mends a certificate, so this is the peer being out of order; anything else may be gone in a second.
+        SendError::NoConnection { error, after } if error == ConnectError::Certificate => {
+            PushResult::Unavailable {
+                after: Some(after),
+                reason: error.as_str().into(),
+            }
+        }
+        SendError::NoConnection { error, .. } => unprocessed(error.as_str()),
+        SendError::Unprocessed(why) => unprocessed(why),
+        SendError::Ambiguous(why) => PushResult::Ambiguous { reason: why.into() },
+    }
+}
+
+/// The word for an address that cannot be one, found out before anything is sent.
+const MALFORMED: &str = "malformed_address";
+
+/// The longest word of a stranger that is kept.
+const LONGEST_WORD: usize = 40;
+
+/// Makes a stranger's word fit to be kept: letters, digits, `_`, `-` and `.`, cut after [`LONGEST_WORD`].
+fn cleaned(word: &str) -> Reason {
+    let word: String = word
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'))
+        .take(LONGEST_WORD)
+        .collect();
+    if word.is_empty() {
+        Reason::Borrowed("unknown")
+    } else {
+        Reason::Owned(word)
+    }
+}
+
+/// Reads `Retry-After`, in either of its forms.
+fn retry_after(headers: &http::HeaderMap, now: Millis) -> Option<Duration> {
+    let text = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    if let Ok(seconds) = text.trim().parse::<u64>() {
+        return Some(Duration::from_secs(seconds.min(LONGEST_WAIT_S)));
+    }
+    let format = &time::format_description::well_known::Rfc2822;
+    let at = time::OffsetDateTime::parse(text.trim(), format).ok()?;
+    let wait = at.unix_timestamp().saturating_sub(now / 1000);
+    let seconds = u64::try_from(wait).unwrap_or(0);
+    Some(Duration::from_secs(seconds.min(LONGEST_WAIT_S)))
+}
+
+/// A day: a longer wait is a mistake of whoever asks for it.
+const LONGEST_WAIT_S: u64 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::{cleaned, retry_after};
+    use http::HeaderMap;
+    use std::time::Duration;
+
+    fn wait(text: &'static str, now: i64) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        headers.insert("retry-after", text.parse().unwrap());
+        retry_after(&headers, now).as_ref().map(Duration::as_secs)
+    }
+
+    #[test]
+    fn both_forms_of_retry_after_are_read() {
+        assert_eq!(wait("120", 0), Some(120));
+        assert_eq!(wait("99999999999", 0), Some(86_400));
+        assert_eq!(wait("-1", 0), None);
+        assert_eq!(wait("soon", 0), None);
+        let then = "Sun, 06 Nov 1994 08:49:37 GMT";
+        assert_eq!(wait(then, (784_111_777 - 30) * 1000), Some(30));
+        assert_eq!(wait(then, (784_111_777 + 30) * 1000), Some(0));
+    }
+
+    #[test]
+    fn a_strangers_word_is_cut_and_cleaned() {
+        assert_eq!(cleaned("New\nReason\" token=é"), "NewReasontoken");
+        assert_eq!(cleaned("<>"), "unknown");
+        assert_eq!(cleaned(&"x".repeat(500)).len(), 40);
+    }
 }
