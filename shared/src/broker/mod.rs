@@ -4,10 +4,14 @@
 //! or published, confirmed, what replaces it.
 
 mod embedded;
+pub mod rabbit;
 
 pub use embedded::{DELIVERY_LIMIT, Embedded, LEASE};
+pub use rabbit::Rabbit;
 
+use crate::clock::SharedClock;
 use crate::message::{Message, Retry};
+use crate::store::Db;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -152,6 +156,29 @@ pub trait Broker: Send + Sync + 'static {
 
 /// A broker that can be handed around.
 pub type SharedBroker = Arc<dyn Broker>;
+
+/// Opens the engine that `url` names: `embedded:` keeps its queues in `db`, `amqp://…` and `amqps://…` speak to RabbitMQ.
+pub async fn open(url: &str, db: &Db, clock: SharedClock) -> Result<SharedBroker, Error> {
+    match url.split_once(':') {
+        Some(("embedded", _)) if matches!(db, Db::Sqlite { .. }) => {
+            Ok(Arc::new(Embedded::new(db.clone(), clock)))
+        }
+        Some(("embedded", _)) => Err(Error::Refused(
+            "the embedded queue lives in SQLite; with PostgreSQL a RabbitMQ is needed".to_owned(),
+        )),
+        Some(("amqp" | "amqps", _)) => {
+            let options = rabbit::Options {
+                clock,
+                ..rabbit::Options::default()
+            };
+            Ok(Arc::new(Rabbit::connect(url, options).await?))
+        }
+        // The address may hold a password: it is not repeated.
+        _ => Err(Error::Refused(
+            "a broker address starts with embedded:, amqp: or amqps:".to_owned(),
+        )),
+    }
+}
 
 /// The delay tiers, shortest first.
 pub const RETRY_TIERS: [Duration; 7] = [
