@@ -154,6 +154,12 @@ pub trait Broker: Send + Sync + 'static {
     async fn close(&self);
 }
 
+/// May a push name `queue` as its `reply_to`? Only queues of third parties and of waiters: with any other name a tenant could
+/// aim our own rights at our own queues.
+pub fn may_be_aimed_at(queue: &str) -> bool {
+    queue.starts_with("ext.") || queue.starts_with("wait.")
+}
+
 /// A broker that can be handed around.
 pub type SharedBroker = Arc<dyn Broker>;
 

@@ -3,7 +3,7 @@
 //! Headers that a broker adds on the way (`x-death` and its kin) are never sent again: brokers before 4.0 take a message
 //! that carries them for one that goes in circles and drop it.
 
-use super::super::{PublishError, Queue};
+use super::super::{PublishError, Queue, may_be_aimed_at};
 use super::topology::Names;
 use crate::clock::Millis;
 use crate::id::MessageId;
@@ -12,8 +12,6 @@ use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-/// The two queues' name spaces that a push may name as its `reply_to`: anything else would let a tenant aim our rights at any queue.
-const DIRECT: [&str; 2] = ["ext.", "wait."];
 /// Above this a message is refused here: identifiers do not need it, and older brokers differ in what they take.
 const MAX_BODY: usize = 8 << 20;
 /// Longer texts are cut, longer trace contexts left out: both must fit into one frame.
@@ -74,7 +72,7 @@ pub(super) fn outgoing<'a>(
         Route::Status(key) => (events(), names.of("status"), key.as_str(), true),
         // Nobody has to be bound here.
         Route::External(key) => (Class::Foreign, names.of("status.ext"), key.as_str(), false),
-        Route::Direct(queue) if DIRECT.iter().any(|space| queue.starts_with(space)) => {
+        Route::Direct(queue) if may_be_aimed_at(queue) => {
             (Class::Foreign, String::new(), queue.as_str(), true)
         }
         Route::Direct(_) => return Err(PublishError::Refused),

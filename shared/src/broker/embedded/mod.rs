@@ -4,14 +4,19 @@
 //! A row is visible from `visible_at` on. Handing it out moves `visible_at` to the end of a lease and counts the delivery;
 //! that count fences the settling, so a consumer that outlived its lease can neither delete nor release what another one
 //! holds now. Nothing renews a lease: a delivery must be settled within [`LEASE`].
+//!
+//! Settling is grouped: while one transaction commits, the settlements that come in wait and share the next one.
 
-use super::{Broker, Delivery, Depth, Error, PublishError, Queue, Settle, Settlement};
+mod feed;
+mod settling;
+
+use super::{Broker, Delivery, Depth, Error, PublishError, Queue, may_be_aimed_at};
 use crate::clock::{Millis, SharedClock};
-use crate::message::{Message, Route};
+use crate::message::{Lane, Message, Route};
 use crate::store::db::{Arg, Db, Error as StoreError, Row, Statement};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -35,11 +40,6 @@ static TAKE: Statement = Statement::new(
 );
 static NEXT: Statement =
     Statement::new("SELECT MIN(visible_at) AS at FROM queue_messages WHERE queue = $1");
-static DELETE: Statement =
-    Statement::new("DELETE FROM queue_messages WHERE id = $1 AND deliveries = $2 RETURNING id");
-static RELEASE: Statement = Statement::new(
-    "UPDATE queue_messages SET visible_at = $3, deliveries = deliveries - 1 WHERE id = $1 AND deliveries = $2 RETURNING id",
-);
 static MOVE: Statement = Statement::new(
     "UPDATE queue_messages SET queue = $3, message = $4, visible_at = $5, deliveries = 0 WHERE id = $1 AND deliveries = $2 RETURNING id",
 );
@@ -60,11 +60,18 @@ fn name(queue: &Queue) -> &'static str {
     }
 }
 
-fn jobs(lane: crate::message::Lane) -> &'static str {
+fn jobs(lane: Lane) -> &'static str {
     match lane {
-        crate::message::Lane::Interactive => name(&Queue::JobsInteractive),
-        crate::message::Lane::Bulk => name(&Queue::JobsBulk),
+        Lane::Interactive => name(&Queue::JobsInteractive),
+        Lane::Bulk => name(&Queue::JobsBulk),
     }
+}
+
+/// One row to come.
+struct New {
+    queue: &'static str,
+    text: String,
+    visible_at: Millis,
 }
 
 struct Inner {
@@ -73,6 +80,9 @@ struct Inner {
     /// Rung at every publish and every release.
     bell: Notify,
     own: broadcast::Sender<Message>,
+    settler: OnceLock<mpsc::Sender<settling::Settling>>,
+    /// How many messages may wait in a queue of jobs.
+    max_length: Option<u32>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -84,11 +94,18 @@ pub struct Embedded(Arc<Inner>);
 impl Embedded {
     /// The queues kept in `db`, which must be a migrated SQLite database.
     pub fn new(db: Db, clock: SharedClock) -> Self {
+        Self::limited(db, clock, None)
+    }
+
+    /// The same, with a limit on each queue of jobs: a message that finds so many waiting is refused.
+    pub fn limited(db: Db, clock: SharedClock, max_length: Option<u32>) -> Self {
         Self(Arc::new(Inner {
             db,
             clock,
             bell: Notify::new(),
             own: broadcast::channel(OWN_BUFFER).0,
+            settler: OnceLock::new(),
+            max_length,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }))
@@ -97,9 +114,9 @@ impl Embedded {
 
 impl Inner {
     /// The rows that a message becomes; `Err` when no queue takes it.
-    fn rows(&self, message: &Message) -> Result<Vec<serde_json::Value>, PublishError> {
+    fn rows(&self, message: &Message) -> Result<Vec<New>, PublishError> {
         let now = self.clock.now();
-        let (queues, visible_at): (&[&str], Millis) = match &message.route {
+        let (queues, visible_at): (&[&'static str], Millis) = match &message.route {
             Route::Jobs(lane) => (&[jobs(*lane)], now),
             Route::Later(retry, lane) => (&[jobs(*lane)], now + i64::from(retry.seconds) * 1000),
             Route::Status(_) => (
@@ -108,11 +125,65 @@ impl Inner {
             ),
             Route::Parking(_) => (&[name(&Queue::Parking)], now),
             Route::External(_) => (&[], now),
-            Route::Direct(_) => return Err(PublishError::Unroutable),
+            Route::Direct(queue) if may_be_aimed_at(queue) => return Err(PublishError::Unroutable),
+            Route::Direct(_) => return Err(PublishError::Refused),
         };
         // Texts, numbers and bytes only: this cannot fail to serialise.
-        let text = serde_json::to_string(message).unwrap_or_default();
-        Ok(queues.iter().map(|queue| serde_json::json!({"queue": queue, "message": text, "visible_at": visible_at})).collect())
+        let text = match &message.route {
+            // It is handed out as what it is by then.
+            Route::Later(_, lane) => serde_json::to_string(&Message {
+                route: Route::Jobs(*lane),
+                ..message.clone()
+            }),
+            _ => serde_json::to_string(message),
+        }
+        .unwrap_or_default();
+        let new = |queue: &&'static str| New {
+            queue,
+            text: text.clone(),
+            visible_at,
+        };
+        Ok(queues.iter().map(new).collect())
+    }
+
+    /// Writes the rows of all messages in one transaction. A message that finds its queue full is refused.
+    async fn add(
+        &self,
+        results: &mut [Result<(), PublishError>],
+        rows: Vec<(usize, New)>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.db.begin().await?;
+        let mut kept = Vec::with_capacity(rows.len());
+        if let Some(limit) = self.max_length {
+            let now = self.clock.now();
+            let lanes = [jobs(Lane::Interactive), jobs(Lane::Bulk)];
+            let mut room = [0_i64; 2];
+            for (lane, room) in lanes.iter().zip(&mut room) {
+                let found = tx.fetch(&DEPTH, &[Arg::Text(lane), Arg::Int(now)]).await?;
+                let ready = found.first().map_or(Ok(0), |row| row.int("ready"))?;
+                *room = i64::from(limit) - ready;
+            }
+            for (place, new) in rows {
+                let lane = lanes.iter().position(|lane| *lane == new.queue);
+                if let Some(lane) = lane.filter(|_| new.visible_at <= now) {
+                    room[lane] -= 1;
+                    if room[lane] < 0 {
+                        results[place] = Err(PublishError::Refused);
+                        continue;
+                    }
+                }
+                kept.push(new);
+            }
+        } else {
+            kept.extend(rows.into_iter().map(|(_, new)| new));
+        }
+        let rows: Vec<_> = kept
+            .iter()
+            .map(|new| serde_json::json!({"queue": new.queue, "message": new.text, "visible_at": new.visible_at}))
+            .collect();
+        let text = serde_json::Value::Array(rows).to_string();
+        tx.fetch(&ADD, &[Arg::Text(&text)]).await?;
+        tx.commit().await
     }
 
     async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, StoreError> {
@@ -186,175 +257,6 @@ struct Taken {
     deliveries: i64,
 }
 
-struct Leased {
-    inner: Arc<Inner>,
-    id: i64,
-    deliveries: i64,
-    _permit: OwnedSemaphorePermit,
-}
-
-#[async_trait::async_trait]
-impl Settlement for Leased {
-    async fn settle(&self, how: Settle) -> bool {
-        let fence = [Arg::Int(self.id), Arg::Int(self.deliveries)];
-        let settled = match how {
-            Settle::Ack => self.inner.write(&DELETE, &fence).await,
-            Settle::Requeue => {
-                let now = Arg::Int(self.inner.clock.now());
-                let settled = self.inner.write(&RELEASE, &[fence[0], fence[1], now]).await;
-                self.inner.bell.notify_waiters();
-                settled
-            }
-        };
-        match settled {
-            Ok(rows) => !rows.is_empty(),
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a message could not be settled; it will be delivered again"
-                );
-                false
-            }
-        }
-    }
-}
-
-/// Nothing to settle: the event is in memory only.
-struct Volatile(
-    #[expect(
-        dead_code,
-        reason = "held: it frees the place in the prefetch window when dropped"
-    )]
-    OwnedSemaphorePermit,
-);
-
-#[async_trait::async_trait]
-impl Settlement for Volatile {
-    async fn settle(&self, _how: Settle) -> bool {
-        true
-    }
-}
-
-/// A place in the prefetch window; `None` at shutdown.
-async fn place(inner: &Inner, window: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    tokio::select! {
-        permit = Arc::clone(window).acquire_owned() => permit.ok(),
-        () = inner.stop.cancelled() => None,
-    }
-}
-
-async fn feed(inner: Arc<Inner>, queue: Queue, window: Arc<Semaphore>, to: mpsc::Sender<Delivery>) {
-    loop {
-        let Some(first) = place(&inner, &window).await else {
-            return;
-        };
-        // Armed before the look: a publish in between then rings it.
-        let bell = inner.bell.notified();
-        tokio::pin!(bell);
-        bell.as_mut().enable();
-        let room = window.available_permits() + 1;
-        let taken = inner.take(&queue, room).await.unwrap_or_else(|error| {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the embedded queue could not be read"
-            );
-            Vec::new()
-        });
-        if taken.is_empty() {
-            drop(first);
-            let nap = inner.nap(&queue).await;
-            tokio::select! {
-                () = bell => {}
-                () = tokio::time::sleep(nap) => {}
-                () = inner.stop.cancelled() => return,
-                () = to.closed() => return,
-            }
-            continue;
-        }
-        let mut first = Some(first);
-        for one in taken {
-            let message = serde_json::from_str::<Message>(&one.text);
-            if let (Ok(message), true, true) = (
-                &message,
-                one.deliveries > DELIVERY_LIMIT,
-                queue != Queue::Parking,
-            ) {
-                if let Err(error) = inner.park(&one, message.clone()).await {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a poisonous message could not be parked yet"
-                    );
-                }
-                continue;
-            }
-            let permit = match first.take() {
-                Some(permit) => permit,
-                None => match Arc::clone(&window).acquire_owned().await {
-                    Ok(permit) => permit,
-                    Err(_) => return,
-                },
-            };
-            let leased = Leased {
-                inner: Arc::clone(&inner),
-                id: one.id,
-                deliveries: one.deliveries,
-                _permit: permit,
-            };
-            let raw = message
-                .as_ref()
-                .map_or_else(|_| one.text.clone().into_bytes(), |m| m.body.clone());
-            let message = message.map_err(|error| format!("not a message: {error}"));
-            let delivery = Delivery::new(message, raw.into(), one.deliveries > 1, Box::new(leased));
-            if let Err(unsent) = to.send(delivery).await {
-                unsent.0.requeue().await;
-                return;
-            }
-        }
-        if inner.stop.is_cancelled() {
-            return;
-        }
-    }
-}
-
-async fn feed_own(
-    inner: Arc<Inner>,
-    mut from: broadcast::Receiver<Message>,
-    window: Arc<Semaphore>,
-    to: mpsc::Sender<Delivery>,
-) {
-    loop {
-        let Some(permit) = place(&inner, &window).await else {
-            return;
-        };
-        let next = tokio::select! {
-            next = from.recv() => next,
-            () = inner.stop.cancelled() => return,
-            () = to.closed() => return,
-        };
-        match next {
-            Ok(message) => {
-                let raw = message.body.clone().into();
-                if to
-                    .send(Delivery::new(
-                        Ok(message),
-                        raw,
-                        false,
-                        Box::new(Volatile(permit)),
-                    ))
-                    .await
-                    .is_err()
-                {
-                    return;
-                }
-            }
-            Err(broadcast::error::RecvError::Lagged(lost)) => {
-                tracing::warn!(lost, "a consumer of events fell behind");
-            }
-            Err(broadcast::error::RecvError::Closed) => return,
-        }
-    }
-}
-
 #[async_trait::async_trait]
 impl Broker for Embedded {
     async fn apply_topology(&self) -> Result<(), Error> {
@@ -364,12 +266,12 @@ impl Broker for Embedded {
 
     async fn publish(&self, batch: &[Message]) -> Vec<Result<(), PublishError>> {
         let mut rows = Vec::with_capacity(batch.len());
-        let mut results: Vec<_> = batch
-            .iter()
-            .map(|message| self.0.rows(message).map(|more| rows.extend(more)))
-            .collect();
-        let text = serde_json::Value::Array(rows).to_string();
-        if let Err(error) = self.0.write(&ADD, &[Arg::Text(&text)]).await {
+        let mut results = Vec::with_capacity(batch.len());
+        for (place, message) in batch.iter().enumerate() {
+            let more = self.0.rows(message);
+            results.push(more.map(|more| rows.extend(more.into_iter().map(|new| (place, new)))));
+        }
+        if let Err(error) = self.0.add(&mut results, rows).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the embedded queue could not be written"
@@ -402,9 +304,9 @@ impl Broker for Embedded {
         let inner = Arc::clone(&self.0);
         if queue == Queue::StatusOwn {
             let from = inner.own.subscribe();
-            self.0.tasks.spawn(feed_own(inner, from, window, to));
+            self.0.tasks.spawn(feed::feed_own(inner, from, window, to));
         } else {
-            self.0.tasks.spawn(feed(inner, queue, window, to));
+            self.0.tasks.spawn(feed::feed(inner, queue, window, to));
         }
         Ok(receiver)
     }

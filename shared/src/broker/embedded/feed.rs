@@ -1,0 +1,150 @@
+//! Feeding consumers: from the table, and from memory for events that only this process wants.
+
+use super::super::{DELIVERY_LIMIT, Delivery, Queue, Settle, Settlement};
+use super::Inner;
+use super::settling::Leased;
+use crate::message::Message;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+
+/// Nothing to settle: the event is in memory only.
+struct Volatile(
+    #[expect(
+        dead_code,
+        reason = "held: it frees the place in the prefetch window when dropped"
+    )]
+    OwnedSemaphorePermit,
+);
+
+#[async_trait::async_trait]
+impl Settlement for Volatile {
+    async fn settle(&self, _how: Settle) -> bool {
+        true
+    }
+}
+
+/// A place in the prefetch window; `None` at shutdown.
+async fn place(inner: &Inner, window: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        permit = Arc::clone(window).acquire_owned() => permit.ok(),
+        () = inner.stop.cancelled() => None,
+    }
+}
+
+pub(super) async fn feed(
+    inner: Arc<Inner>,
+    queue: Queue,
+    window: Arc<Semaphore>,
+    to: mpsc::Sender<Delivery>,
+) {
+    loop {
+        let Some(first) = place(&inner, &window).await else {
+            return;
+        };
+        // Armed before the look: a publish in between then rings it.
+        let bell = inner.bell.notified();
+        tokio::pin!(bell);
+        bell.as_mut().enable();
+        let room = window.available_permits() + 1;
+        let taken = inner.take(&queue, room).await.unwrap_or_else(|error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the embedded queue could not be read"
+            );
+            Vec::new()
+        });
+        if taken.is_empty() {
+            drop(first);
+            let nap = inner.nap(&queue).await;
+            tokio::select! {
+                () = bell => {}
+                () = tokio::time::sleep(nap) => {}
+                () = inner.stop.cancelled() => return,
+                () = to.closed() => return,
+            }
+            continue;
+        }
+        let mut first = Some(first);
+        for one in taken {
+            let message = serde_json::from_str::<Message>(&one.text);
+            if let (Ok(message), true, true) = (
+                &message,
+                one.deliveries > DELIVERY_LIMIT,
+                queue != Queue::Parking,
+            ) {
+                if let Err(error) = inner.park(&one, message.clone()).await {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a poisonous message could not be parked yet"
+                    );
+                }
+                continue;
+            }
+            let permit = match first.take() {
+                Some(permit) => permit,
+                None => match Arc::clone(&window).acquire_owned().await {
+                    Ok(permit) => permit,
+                    Err(_) => return,
+                },
+            };
+            let leased = Leased {
+                inner: Arc::clone(&inner),
+                settler: inner.settler(),
+                id: one.id,
+                deliveries: one.deliveries,
+                _permit: permit,
+            };
+            let raw = message
+                .as_ref()
+                .map_or_else(|_| one.text.clone().into_bytes(), |m| m.body.clone());
+            let message = message.map_err(|error| format!("not a message: {error}"));
+            let delivery = Delivery::new(message, raw.into(), one.deliveries > 1, Box::new(leased));
+            if let Err(unsent) = to.send(delivery).await {
+                unsent.0.requeue().await;
+                return;
+            }
+        }
+        if inner.stop.is_cancelled() {
+            return;
+        }
+    }
+}
+
+pub(super) async fn feed_own(
+    inner: Arc<Inner>,
+    mut from: broadcast::Receiver<Message>,
+    window: Arc<Semaphore>,
+    to: mpsc::Sender<Delivery>,
+) {
+    loop {
+        let Some(permit) = place(&inner, &window).await else {
+            return;
+        };
+        let next = tokio::select! {
+            next = from.recv() => next,
+            () = inner.stop.cancelled() => return,
+            () = to.closed() => return,
+        };
+        match next {
+            Ok(message) => {
+                let raw = message.body.clone().into();
+                if to
+                    .send(Delivery::new(
+                        Ok(message),
+                        raw,
+                        false,
+                        Box::new(Volatile(permit)),
+                    ))
+                    .await
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(lost)) => {
+                tracing::warn!(lost, "a consumer of events fell behind");
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
