@@ -1,4 +1,12 @@
-//! Relay, and to come: fan-out, providers, sweeper and the wait-on-push activity.
+//! Everything that works behind the API: the relay from the outbox to the broker, the fan-out to the providers, the sweeper, and the
+//! wait-on-push activity.
 
+mod credentials;
+pub mod fanout;
+pub mod forwarder;
 pub mod push;
 pub mod relay;
+pub mod sweeper;
+pub mod waiter;
+
+pub use credentials::Credentials;

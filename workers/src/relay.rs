@@ -4,9 +4,9 @@
 //! together with whatever else has come in meanwhile. A message leaves the outbox only after its confirm. What a crash,
 //! a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out.
 
-use shared::broker::SharedBroker;
+use shared::broker::{PublishError, SharedBroker};
 use shared::clock::SharedClock;
-use shared::message::Message;
+use shared::message::{Message, Route};
 use shared::store::{Error, LEASE, Outbox};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -44,10 +44,17 @@ impl Relay {
     /// Publishes `messages` and forgets the confirmed ones. Says how many were confirmed.
     async fn publish(&self, messages: Vec<Message>) -> Result<usize, Error> {
         let results = self.broker.publish(&messages).await;
+        shared::crash::point("R1");
         let mut confirmed = Vec::with_capacity(messages.len());
         for (message, result) in messages.into_iter().zip(results) {
             match result {
                 Ok(()) => confirmed.push(message),
+                // A reply queue that is gone does not come back by trying: an operator sees the message in the parking queue.
+                Err(PublishError::Unroutable) if matches!(message.route, Route::Direct(_)) => {
+                    if self.park(&message).await {
+                        confirmed.push(message);
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(message = %message.id, error = %error, "a message was not confirmed; it stays in the outbox");
                 }
@@ -55,6 +62,15 @@ impl Relay {
         }
         self.outbox.delete(&confirmed).await?;
         Ok(confirmed.len())
+    }
+
+    async fn park(&self, message: &Message) -> bool {
+        tracing::warn!(message = %message.id, "a reply queue does not exist; its message is parked");
+        let parked = Message {
+            route: Route::Parking("the reply queue does not exist".to_owned()),
+            ..message.clone()
+        };
+        matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(())))
     }
 
     /// Publishes what others left behind. Says how many were confirmed.

@@ -12,6 +12,7 @@ mod policies;
 mod process;
 mod pushes;
 mod record;
+mod reply;
 mod sweep;
 mod tenants;
 mod users;

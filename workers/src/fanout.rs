@@ -1,0 +1,360 @@
+//! Fan-out: takes jobs, claims their deliveries, calls the providers, records what they said, and only then forgets the jobs.
+//!
+//! ```text
+//! job -> claim (one transaction for many jobs) -> call -> record (one transaction for many results) -> ack
+//! ```
+//!
+//! A worker that dies anywhere leaves either an unacknowledged job, which the broker gives to another worker, or a delivery whose lease runs
+//! out, which the sweep finds. A job that comes twice claims nothing the second time.
+
+use crate::credentials::Credentials;
+use crate::push::retry::{Attempt, Decision, decide};
+use crate::push::{Call, Provider, PushResult};
+use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
+use shared::clock::{Millis, SharedClock};
+use shared::crash;
+use shared::id::MessageId;
+use shared::message::{Job, Lane, Message, Route};
+use shared::store::{Claimed, DeliveryResult, Recorded, Store, Wanted};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long a worker may hold a delivery: a wait for a place, a call with its timeout, and the record.
+pub const LEASE: Millis = 30_000;
+/// How many pushes and retries one claim takes at most.
+const CLAIM: usize = 500;
+/// How many results one record takes at most.
+const RECORD: usize = 500;
+/// How long to wait before the database is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How much one process does at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Unacknowledged jobs.
+    pub prefetch: u16,
+    /// Calls under way.
+    pub in_flight: usize,
+}
+
+impl Limits {
+    /// What suits a lane: interactive jobs carry one push each, bulk jobs hundreds.
+    pub fn for_lane(lane: Lane) -> Self {
+        match lane {
+            Lane::Interactive => Self {
+                prefetch: 256,
+                in_flight: 1_000,
+            },
+            Lane::Bulk => Self {
+                prefetch: 8,
+                in_flight: 2_000,
+            },
+        }
+    }
+}
+
+/// The fan-out of one lane.
+pub struct FanOut {
+    /// The database.
+    pub store: Store,
+    /// The queues.
+    pub broker: SharedBroker,
+    /// The time.
+    pub clock: SharedClock,
+    /// The ways to the phones.
+    pub credentials: Arc<Credentials>,
+    /// Which jobs.
+    pub lane: Lane,
+    /// How much at once.
+    pub limits: Limits,
+}
+
+/// A job whose deliveries are under way; acknowledged when the last of them is recorded.
+struct Open {
+    delivery: Delivery,
+    left: AtomicUsize,
+}
+
+type Outcome = (Recorded, Arc<Open>);
+
+impl FanOut {
+    /// Works until `stop`, then finishes what is under way.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), BrokerError> {
+        let queue = match self.lane {
+            Lane::Interactive => Queue::JobsInteractive,
+            Lane::Bulk => Queue::JobsBulk,
+        };
+        let mut jobs = self.broker.consume(queue, self.limits.prefetch).await?;
+        let places = Arc::new(Semaphore::new(self.limits.in_flight));
+        let calls = TaskTracker::new();
+        let (outcomes, results) = mpsc::channel(self.limits.in_flight);
+        let recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                job = jobs.recv() => match job {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            let mut batch = vec![first];
+            while batch.len() < usize::from(self.limits.prefetch) {
+                match jobs.try_recv() {
+                    Ok(job) => batch.push(job),
+                    Err(_) => break,
+                }
+            }
+            crash::point("W1");
+            self.work(batch, &places, &calls, &outcomes, &stop).await;
+        }
+        drop(jobs);
+        calls.close();
+        calls.wait().await;
+        drop(outcomes);
+        // A panic in it was already shown; its jobs are unacknowledged and come again.
+        recorder.await.ok();
+        Ok(())
+    }
+
+    async fn work(
+        &self,
+        batch: Vec<Delivery>,
+        places: &Arc<Semaphore>,
+        calls: &TaskTracker,
+        outcomes: &mpsc::Sender<Outcome>,
+        stop: &CancellationToken,
+    ) {
+        let mut group: Vec<(Job, Delivery)> = Vec::new();
+        let mut size = 0;
+        for delivery in batch {
+            let decoded = match &delivery.message {
+                Ok(message) => Job::decode(message).map_err(|error| error.to_string()),
+                Err(reason) => Err(reason.clone()),
+            };
+            match decoded {
+                Ok(job) => {
+                    size += job.pushes.len() + job.retries.len();
+                    group.push((job, delivery));
+                }
+                Err(reason) => self.park(&delivery, &reason).await,
+            }
+            if size >= CLAIM {
+                let full = std::mem::take(&mut group);
+                size = 0;
+                self.send(full, places, calls, outcomes, stop).await;
+            }
+        }
+        if !group.is_empty() {
+            self.send(group, places, calls, outcomes, stop).await;
+        }
+    }
+
+    /// Sets aside what is no job, with the reason, and forgets it.
+    async fn park(&self, delivery: &Delivery, reason: &str) {
+        tracing::warn!(reason, "a message that is no job is parked");
+        metrics::counter!("countersign_messages_parked_total", "lane" => self.lane.as_str())
+            .increment(1);
+        let content_type = delivery.message.as_ref().map_or_else(
+            |_| "application/octet-stream".to_owned(),
+            |message| message.content_type.clone(),
+        );
+        let parked = Message {
+            id: MessageId::fresh(self.clock.now()),
+            route: Route::Parking(reason.chars().take(200).collect()),
+            content_type,
+            correlation_id: None,
+            traceparent: None,
+            body: delivery.raw.to_vec(),
+        };
+        match self.broker.publish(&[parked]).await.first() {
+            Some(Ok(())) => {
+                delivery.ack().await;
+            }
+            // It stays unacknowledged and comes again.
+            Some(Err(error)) => tracing::warn!(%error, "a message could not be parked yet"),
+            None => {}
+        }
+    }
+
+    async fn send(
+        &self,
+        group: Vec<(Job, Delivery)>,
+        places: &Arc<Semaphore>,
+        calls: &TaskTracker,
+        outcomes: &mpsc::Sender<Outcome>,
+        stop: &CancellationToken,
+    ) {
+        let mut wanted = Wanted::default();
+        let mut owners: HashMap<String, usize> = HashMap::new();
+        let mut jobs = Vec::with_capacity(group.len());
+        for (n, (job, delivery)) in group.into_iter().enumerate() {
+            for push in &job.pushes {
+                owners.entry(push.to_string()).or_insert(n);
+            }
+            for retry in &job.retries {
+                owners.entry(retry.delivery.to_string()).or_insert(n);
+            }
+            wanted.pushes.extend(job.pushes);
+            wanted.retries.extend(job.retries);
+            jobs.push(delivery);
+        }
+        let Some(claimed) = self.claim(&wanted, stop).await else {
+            return;
+        };
+        crash::point("W2");
+        let owner_of = |one: &Claimed| {
+            let owner = owners.get(one.push.as_str());
+            owner.or_else(|| owners.get(one.delivery.as_str())).copied()
+        };
+        let mut left = vec![0_usize; jobs.len()];
+        for one in &claimed {
+            if let Some(n) = owner_of(one) {
+                left[n] += 1;
+            }
+        }
+        let mut open: Vec<Option<Arc<Open>>> = Vec::with_capacity(jobs.len());
+        for (delivery, left) in jobs.into_iter().zip(left) {
+            if left == 0 {
+                // Nothing here is ours to do: ended, held by another worker, or not due.
+                delivery.ack().await;
+                open.push(None);
+            } else {
+                let left = AtomicUsize::new(left);
+                open.push(Some(Arc::new(Open { delivery, left })));
+            }
+        }
+        for one in claimed {
+            let Some(job) = owner_of(&one).and_then(|n| open[n].clone()) else {
+                continue;
+            };
+            let provider = self.credentials.provider(&one).await;
+            let provider = provider.unwrap_or_else(|error| {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a push policy could not be read"
+                );
+                None
+            });
+            // Never closed while this runs.
+            let Ok(place) = Arc::clone(places).acquire_owned().await else {
+                return;
+            };
+            let (clock, outcomes) = (self.clock.clone(), outcomes.clone());
+            calls.spawn(async move {
+                let recorded = call(one, provider.as_deref(), &clock).await;
+                crash::point("W3");
+                // The recorder ends only after every call.
+                outcomes.send((recorded, job)).await.ok();
+                drop(place);
+            });
+        }
+    }
+
+    /// Claims, however long the database is away; `None` at shutdown.
+    async fn claim(&self, wanted: &Wanted, stop: &CancellationToken) -> Option<Vec<Claimed>> {
+        loop {
+            match self.store.claim(wanted, self.clock.now(), LEASE).await {
+                Ok(claim) => return Some(claim.claimed),
+                Err(error) => tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "deliveries could not be claimed; trying again"
+                ),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = stop.cancelled() => return None,
+            }
+        }
+    }
+}
+
+/// Calls the provider once and decides what follows.
+async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedClock) -> Recorded {
+    let began = Instant::now();
+    let result = match provider {
+        Some(provider) => {
+            let call = Call {
+                delivery: claimed.delivery.clone(),
+                push: claimed.push.clone(),
+                kind: claimed.kind,
+                token: claimed.token.clone(),
+                expires_at: claimed.expires_at,
+                attempt: claimed.attempt,
+                traceparent: claimed.traceparent.clone(),
+            };
+            provider.push(&call).await
+        }
+        None => PushResult::Credentials {
+            reason: "credential_unusable".into(),
+        },
+    };
+    let carrier = claimed.provider.as_str();
+    metrics::counter!("countersign_delivery_attempts_total", "provider" => carrier, "result" => result.label()).increment(1);
+    metrics::histogram!("countersign_delivery_attempt_seconds", "provider" => carrier)
+        .record(began.elapsed().as_secs_f64());
+    let attempt = Attempt {
+        provider: claimed.provider,
+        lane: claimed.lane,
+        number: claimed.attempt,
+        now: clock.now(),
+        deadline: claimed.expires_at,
+    };
+    let result = match decide(&result, &attempt, fastrand::u64(..)) {
+        Decision::Sent => match result {
+            PushResult::Accepted { provider_id } => DeliveryResult::Sent { provider_id },
+            _ => DeliveryResult::Sent { provider_id: None },
+        },
+        Decision::Retry { after, reason } => later(after, &reason),
+        Decision::PauseCredential { after, reason } => {
+            tracing::error!(store = %claimed.store, rp = claimed.rp, provider = carrier, %reason, "a push credential does not work");
+            later(after, &reason)
+        }
+        Decision::Failed {
+            failure,
+            reason,
+            drop_address,
+        } => DeliveryResult::Failed {
+            reason: format!("{}:{reason}", failure.as_str()),
+            address_gone: drop_address.map(|gone| gone.since),
+        },
+    };
+    Recorded { claimed, result }
+}
+
+fn later(after: Duration, reason: &str) -> DeliveryResult {
+    DeliveryResult::Retry {
+        after: Millis::try_from(after.as_millis()).unwrap_or(Millis::MAX),
+        reason: reason.to_owned(),
+    }
+}
+
+/// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
+async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
+    let acks = TaskTracker::new();
+    let mut batch = Vec::with_capacity(RECORD);
+    while results.recv_many(&mut batch, RECORD).await > 0 {
+        let (recorded, jobs): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        // Without an end: the jobs are unacknowledged, and what is not recorded would be sent again.
+        while let Err(error) = store.record(&recorded, clock.now()).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "results could not be recorded; trying again"
+            );
+            tokio::time::sleep(AGAIN).await;
+        }
+        crash::point("W4");
+        for job in jobs {
+            if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                acks.spawn(async move { job.delivery.ack().await });
+            }
+        }
+    }
+    acks.close();
+    acks.wait().await;
+}

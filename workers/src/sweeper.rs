@@ -1,0 +1,71 @@
+//! The sweeper: what time does to pushes, and what a crash or an emptied broker left behind.
+
+use shared::clock::SharedClock;
+use shared::store::{Error, Store};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How often deadlines are looked at: the bound on how late an expiry is told.
+const TICK: Duration = Duration::from_millis(250);
+/// Every so many ticks, leases and lost messages are looked for.
+const RECOVER_EVERY: u32 = 8;
+
+/// The sweeper of one process; several share the work.
+pub struct Sweeper {
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+impl Sweeper {
+    /// One look at the deadlines. Says how many pushes ended or escalated.
+    pub async fn deadlines(&self) -> Result<usize, Error> {
+        let mut total = 0;
+        // One look costs a read; the writes come only when there is something to do.
+        while self
+            .store
+            .next_deadline()
+            .await?
+            .is_some_and(|at| at <= self.clock.now())
+        {
+            let now = self.clock.now();
+            let done = self.store.expire(now).await? + self.store.escalate_due(now).await?;
+            if done == 0 {
+                // Another sweeper holds these rows.
+                break;
+            }
+            total += done;
+        }
+        Ok(total)
+    }
+
+    /// Sweeps until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut count = 0_u32;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            count = count.wrapping_add(1);
+            let mut result = self.deadlines().await;
+            if result.is_ok() && count.is_multiple_of(RECOVER_EVERY) {
+                result = self.store.recover(self.clock.now()).await;
+                if let Ok(found) = &result
+                    && *found > 0
+                {
+                    tracing::info!(found, "lost work was found and sent on its way again");
+                }
+            }
+            if let Err(error) = result {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a sweep failed; the next one comes"
+                );
+            }
+        }
+    }
+}
