@@ -163,8 +163,14 @@ pub fn may_be_aimed_at(queue: &str) -> bool {
 /// A broker that can be handed around.
 pub type SharedBroker = Arc<dyn Broker>;
 
-/// Opens the engine that `url` names: `embedded:` keeps its queues in `db`, `amqp://…` and `amqps://…` speak to RabbitMQ.
-pub async fn open(url: &str, db: &Db, clock: SharedClock) -> Result<SharedBroker, Error> {
+/// Opens the engine that `url` names: `embedded:` keeps its queues in `db`, `amqp://…` and `amqps://…` speak to RabbitMQ, where the names of
+/// all queues and exchanges begin with `prefix`.
+pub async fn open(
+    url: &str,
+    prefix: &str,
+    db: &Db,
+    clock: SharedClock,
+) -> Result<SharedBroker, Error> {
     match url.split_once(':') {
         Some(("embedded", _)) if matches!(db, Db::Sqlite { .. }) => {
             Ok(Arc::new(Embedded::new(db.clone(), clock)))
@@ -174,6 +180,7 @@ pub async fn open(url: &str, db: &Db, clock: SharedClock) -> Result<SharedBroker
         )),
         Some(("amqp" | "amqps", _)) => {
             let options = rabbit::Options {
+                prefix: prefix.to_owned(),
                 clock,
                 ..rabbit::Options::default()
             };

@@ -1,0 +1,171 @@
+//! The commands.
+
+mod device;
+mod doctor;
+mod send;
+mod serve;
+
+use crate::client::{Client, Context};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+use crate::roles::Role;
+use crate::settings::Settings;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Out-of-band authentication by push: your server asks, the user's own phone answers, signed.
+#[derive(Debug, Parser)]
+#[command(name = "countersign", version, after_help = EXAMPLES)]
+pub struct Arguments {
+    /// JSON instead of words, one document a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  countersign dev                                      everything in one process, with a phone in the browser
+  countersign send ada \"Sign in to Payroll\" --wait     ask, and wait for the answer
+  countersign serve --role api --role worker           a process of a deployment
+
+Exit codes: 0 done or approved, 1 failed, 2 usage, 3 settings, 4 not allowed, 5 unreachable, 6 gave up waiting,
+10 denied, 11 reported as fraud, 12 expired, 13 undeliverable, 14 cancelled.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process on loopback, with simulated providers and phones.
+    Dev {
+        /// Where to listen.
+        #[arg(long, default_value_t = 7070)]
+        port: u16,
+        /// Keep the data in this folder.
+        #[arg(long)]
+        data: Option<PathBuf>,
+    },
+    /// Run a process of a deployment.
+    Serve {
+        /// What it does; give it several times for several roles.
+        #[arg(long = "role", value_enum, required = true)]
+        roles: Vec<Role>,
+        /// Where to listen, instead of server.listen's port.
+        #[arg(long)]
+        port: Option<u16>,
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Bring the database's schema up to date.
+    Migrate {
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Make an API key of the whole deployment, straight in the database.
+    Key {
+        /// What people call it.
+        #[arg(long, default_value = "admin")]
+        name: String,
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Make a fresh text for server.secret.
+    Secret,
+    /// Look at the settings, the database, the broker and the server, and say what is wrong.
+    Doctor {
+        #[command(flatten)]
+        settings: SettingsFile,
+    },
+    /// Ask a user something.
+    Send(send::Send),
+    /// Wait for the end of a push.
+    Wait {
+        /// The push.
+        push: String,
+        #[command(flatten)]
+        patience: send::Patience,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Look after a user's devices.
+    Device {
+        #[command(subcommand)]
+        action: device::Action,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+/// Which settings.
+#[derive(Debug, Args)]
+struct SettingsFile {
+    /// The settings file; `countersign.toml` in this folder when there is one.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+impl SettingsFile {
+    fn read(&self) -> Result<Settings, Failure> {
+        let environment = |name: &str| std::env::var(name).ok();
+        Settings::read(self.config.as_deref(), &environment).map_err(|faults| {
+            let lines: Vec<_> = faults
+                .iter()
+                .map(|fault| format!("  {}: {}", fault.key, fault.what))
+                .collect();
+            let what = format!("the settings have faults\n{}", lines.join("\n"));
+            Failure::new(Exit::Settings, what)
+        })
+    }
+}
+
+/// Which server. A running `countersign dev` is found by itself.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// The server's address; COUNTERSIGN_URL.
+    #[arg(long, global = true)]
+    url: Option<String>,
+    /// The API key; better as COUNTERSIGN_KEY, which other users of this machine cannot see.
+    #[arg(long, global = true, hide_env_values = true)]
+    key: Option<String>,
+    /// The store's identifier; COUNTERSIGN_STORE.
+    #[arg(long, global = true)]
+    store: Option<String>,
+}
+
+impl Server {
+    fn client(&self) -> Result<Client, Failure> {
+        let (url, key, store) = (self.url.clone(), self.key.clone(), self.store.clone());
+        Context::find(url, key, store).map(Client::new)
+    }
+}
+
+/// Runs a command.
+pub async fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure> {
+    match arguments.command {
+        Command::Dev { port, data } => serve::dev(port, data, output).await,
+        Command::Serve {
+            roles,
+            port,
+            settings,
+        } => {
+            let mut settings = settings.read()?;
+            if let Some(port) = port {
+                settings.listen.set_port(port);
+            }
+            serve::serve(&settings, &roles, output).await
+        }
+        Command::Migrate { settings } => serve::migrate(&settings.read()?, output).await,
+        Command::Key { name, settings } => serve::key(&settings.read()?, &name, output).await,
+        Command::Secret => {
+            let secret = shared::crypto::ServerSecret::generate();
+            output.data(&serde_json::json!({"secret": secret}), secret.expose());
+            Ok(Exit::Done)
+        }
+        Command::Doctor { settings } => doctor::doctor(&settings.read()?, output).await,
+        Command::Send(send) => send.run(output).await,
+        Command::Wait {
+            push,
+            patience,
+            server,
+        } => send::wait(&server.client()?, &push, &patience, output).await,
+        Command::Device { action, server } => action.run(&server.client()?, output).await,
+    }
+}

@@ -1,0 +1,200 @@
+//! Ask, and wait.
+
+use super::Server;
+use crate::client::{Client, refused};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// How long the server holds one answer back.
+const HOLD: u64 = 25;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A signed approve or deny.
+    Confirm,
+    /// Contents are shown; each device that accepts is counted.
+    Generic,
+    /// A link opens and a child process instance decides.
+    Process,
+}
+
+/// How long to wait.
+#[derive(Debug, Args)]
+pub(crate) struct Patience {
+    /// Give up after this many seconds; the push goes on.
+    #[arg(long, default_value_t = 660)]
+    timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// Whom to ask: your own identifier of the user, or `usr_…`.
+    user: String,
+    /// The question, in one line.
+    title: String,
+    /// The question, in more words.
+    #[arg(long)]
+    message: Option<String>,
+    /// A typed detail, such as `Place=Cork`; may be given several times.
+    #[arg(long = "detail", value_name = "LABEL=VALUE")]
+    details: Vec<String>,
+    /// Which app asks.
+    #[arg(long, default_value = crate::dev::RELYING_PARTY)]
+    relying_party: String,
+    #[arg(long, value_enum, default_value = "confirm")]
+    kind: Kind,
+    /// `all`, `preferred`, or a device's identifier.
+    #[arg(long, default_value = "all")]
+    device: String,
+    /// With `--device preferred`: ask the others after this time, such as `15s`.
+    #[arg(long)]
+    escalate_after: Option<String>,
+    /// How long an answer counts.
+    #[arg(long, default_value = "120s")]
+    expires_in: String,
+    /// Do not ask for the six digits.
+    #[arg(long)]
+    no_code: bool,
+    /// With `--kind process`: the definition.
+    #[arg(long, default_value = "demo")]
+    definition: String,
+    /// The same key asks once.
+    #[arg(long)]
+    idempotency_key: Option<String>,
+    /// Wait for the answer.
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Send {
+    fn body(&self) -> Result<Value, Failure> {
+        let mut details = Vec::new();
+        for text in &self.details {
+            let (label, value) = text.split_once('=').ok_or_else(|| {
+                Failure::new(
+                    Exit::Failed,
+                    format!("--detail {text} is not of the form LABEL=VALUE"),
+                )
+            })?;
+            details.push(json!({"label": label, "value": value}));
+        }
+        let user = if self.user.starts_with("usr_") {
+            json!({"id": self.user})
+        } else {
+            json!({"external_id": self.user})
+        };
+        let mut target = match self.device.as_str() {
+            mode @ ("all" | "preferred") => json!({"mode": mode}),
+            device => json!({"mode": "devices", "devices": [device]}),
+        };
+        if let Some(after) = &self.escalate_after {
+            target["escalate_after"] = json!(after);
+        }
+        let kind = match self.kind {
+            Kind::Confirm => "confirm",
+            Kind::Generic => "generic",
+            Kind::Process => "process",
+        };
+        let mut body = json!({"user": user, "relying_party": self.relying_party, "kind": kind, "title": self.title,
+            "details": details, "target": target, "expires_in": self.expires_in});
+        if let Some(message) = &self.message {
+            body["message"] = json!(message);
+        }
+        match self.kind {
+            Kind::Confirm => body["match_code"] = json!(!self.no_code),
+            Kind::Process => body["process"] = json!({"definition": self.definition}),
+            Kind::Generic => {}
+        }
+        Ok(body)
+    }
+
+    pub(super) async fn run(&self, output: &Output) -> Result<Exit, Failure> {
+        let client = self.server.client()?;
+        let body = self.body()?;
+        let path = format!("/v1/stores/{}/pushes", client.store());
+        let key = self.idempotency_key.as_deref();
+        let headers: Vec<_> = key
+            .map(|key| ("idempotency-key", key))
+            .into_iter()
+            .collect();
+        let reply = client
+            .call("POST", &path, Some(&body), &headers, Duration::ZERO)
+            .await?;
+        if !reply.status.is_success() {
+            return Err(refused(&reply));
+        }
+        let id = reply.body["id"].as_str().unwrap_or_default().to_owned();
+        if let Some(code) = reply.body["match_code"].as_str() {
+            output.note(&format!("Type this number on the phone:  {code}"));
+        }
+        if !self.wait {
+            output.data(&reply.body, &id);
+            return Ok(Exit::Done);
+        }
+        if output.json {
+            output.line(&reply.body.to_string());
+        }
+        wait(&client, &id, &self.patience, output).await
+    }
+}
+
+fn summary(push: &Value, since: Instant) -> String {
+    let text = |name: &str| push[name].as_str().unwrap_or_default();
+    let mut words = vec![text("state").to_owned()];
+    if !text("reason").is_empty() {
+        words.push(format!("({})", text("reason")));
+    }
+    if !text("device").is_empty() {
+        words.push(format!("by {}", text("device")));
+    }
+    words.push(format!(
+        "· {:.1} s · {}",
+        since.elapsed().as_secs_f64(),
+        text("id")
+    ));
+    words.join(" ")
+}
+
+/// Waits for the end of a push, and ends as it did.
+pub(super) async fn wait(
+    client: &Client,
+    push: &str,
+    patience: &Patience,
+    output: &Output,
+) -> Result<Exit, Failure> {
+    let began = Instant::now();
+    let until = Duration::from_secs(patience.timeout);
+    let spinner = output.spinner("waiting for the phone");
+    let path = format!("/v1/stores/{}/pushes/{push}", client.store());
+    loop {
+        let left = until.saturating_sub(began.elapsed());
+        let hold = left.as_secs().min(HOLD);
+        let prefer = format!("wait={hold}");
+        let headers = [("prefer", prefer.as_str())];
+        let reply = client
+            .call("GET", &path, None, &headers, Duration::from_secs(hold))
+            .await?;
+        if !reply.status.is_success() {
+            spinner.finish_and_clear();
+            return Err(refused(&reply));
+        }
+        let text = |name: &str| reply.body[name].as_str().unwrap_or_default();
+        if let Some(exit) = Exit::of_push(text("state"), text("reason")) {
+            spinner.finish_and_clear();
+            output.data(&reply.body, &summary(&reply.body, began));
+            return Ok(exit);
+        }
+        if began.elapsed() >= until {
+            spinner.finish_and_clear();
+            output.data(&reply.body, &format!("still {} · {push}", text("state")));
+            return Ok(Exit::GaveUp);
+        }
+    }
+}

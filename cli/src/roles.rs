@@ -1,0 +1,317 @@
+//! The roles of a process, started on one database and one broker, and stopped in order: no new work, what is under way finished, the outbox
+//! flushed, the connections closed.
+
+use crate::exit::{Exit, Failure, chain};
+use crate::settings::Settings;
+use api::{App, Options};
+use axum::Router;
+use clap::ValueEnum;
+use shared::broker::{self, SharedBroker};
+use shared::clock::SharedClock;
+use shared::crypto::ServerSecret;
+use shared::intake::Intake;
+use shared::message::Lane;
+use shared::secret::Secret;
+use shared::store::{Db, Handover, Outbox, Store};
+use shared::wait::Waits;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use workers::Credentials;
+use workers::fanout::{FanOut, Limits};
+use workers::forwarder::Forwarder;
+use workers::push::{Options as PushOptions, Providers};
+use workers::relay::Relay;
+use workers::sweeper::Sweeper;
+use workers::waiter::Waiter;
+
+/// How long a stopping process may take to finish what is under way.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Takes pushes and answers; lets callers wait.
+    Api,
+    /// Fans out to the providers; sweeps deadlines and lost work.
+    Worker,
+    /// The wait-on-push activity: passes completion events to the queues that wait, and to third parties.
+    Waiter,
+}
+
+/// The ground that every role stands on.
+pub struct Ground {
+    /// The database.
+    pub store: Store,
+    /// The broker.
+    pub broker: SharedBroker,
+    /// The time.
+    pub clock: SharedClock,
+    /// The server's secret.
+    pub secret: Arc<ServerSecret>,
+    relay: Relay,
+}
+
+/// A running process.
+pub struct Running {
+    /// Where the API listens, with the role.
+    pub address: Option<SocketAddr>,
+    /// The database.
+    pub store: Store,
+    /// The broker.
+    pub broker: SharedBroker,
+    /// The server's secret.
+    pub secret: Arc<ServerSecret>,
+    stop: CancellationToken,
+    roles: JoinSet<Result<(), Failure>>,
+    intake: TaskTracker,
+    stop_relay: CancellationToken,
+    relay: JoinHandle<()>,
+}
+
+/// Host and port of an address that may hold a password.
+pub fn place_of(url: &Secret) -> String {
+    let rest = url.expose();
+    let Some((scheme, rest)) = rest.split_once("://") else {
+        return rest.to_owned();
+    };
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let host = host.split(['/', '?']).next().unwrap_or_default();
+    format!("{scheme}://{host}")
+}
+
+/// Opens the database and brings its schema up to date.
+pub async fn open_database(url: &Secret) -> Result<Db, Failure> {
+    let failed = |error: &shared::store::Error| {
+        Failure::new(
+            Exit::Unreachable,
+            format!("the database at {}: {}", place_of(url), chain(error)),
+        )
+        .fix("start it, or set database.url (DATABASE_URL) to one that runs")
+    };
+    let db = Db::open(url.expose()).await.map_err(|e| failed(&e))?;
+    db.migrate().await.map_err(|e| failed(&e))?;
+    Ok(db)
+}
+
+impl Ground {
+    /// Opens everything; nothing runs yet.
+    pub async fn open(settings: &Settings, clock: SharedClock) -> Result<Self, Failure> {
+        let secret = ServerSecret::new(&settings.secret)
+            .ok_or_else(|| Failure::new(Exit::Settings, "server.secret is too short"))?;
+        let db = open_database(&settings.database_url).await?;
+        let failed = |error: &broker::Error| {
+            Failure::new(
+                Exit::Unreachable,
+                format!(
+                    "the broker at {}: {}",
+                    place_of(&settings.queue_url),
+                    chain(error)
+                ),
+            )
+            .fix("start it, or set queue.url (AMQP_URL) to one that runs")
+        };
+        let url = settings.queue_url.expose();
+        let broker = broker::open(url, &settings.queue_prefix, &db, clock.clone())
+            .await
+            .map_err(|e| failed(&e))?;
+        broker.apply_topology().await.map_err(|e| failed(&e))?;
+        let (handover, committed) = Handover::channel();
+        let relay = Relay::new(
+            Outbox::new(db.clone()),
+            broker.clone(),
+            clock.clone(),
+            committed,
+        );
+        Ok(Self {
+            store: Store::new(db, handover),
+            broker,
+            clock,
+            secret: Arc::new(secret),
+            relay,
+        })
+    }
+
+    /// Starts `roles`. `extra` is served beside the API, which listens on `listener` where one is given.
+    pub async fn start(
+        self,
+        settings: &Settings,
+        roles: &[Role],
+        extra: Option<Router>,
+        mut listener: Option<TcpListener>,
+    ) -> Result<Running, Failure> {
+        let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
+        let mut running = Running {
+            address: None,
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            secret: Arc::clone(&self.secret),
+            stop: stop.clone(),
+            roles: JoinSet::new(),
+            intake: TaskTracker::new(),
+            relay: tokio::spawn(self.relay.run(stop_relay.clone())),
+            stop_relay,
+        };
+        for role in roles {
+            match role {
+                Role::Api => {
+                    let listener = match listener.take() {
+                        Some(listener) => listener,
+                        None => listen(settings.listen).await?,
+                    };
+                    running.start_api(settings, &self.clock, extra.clone(), listener);
+                }
+                Role::Worker => running.start_worker(settings, &self.clock)?,
+                Role::Waiter => running.start_waiter(&self.clock),
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// Listens, or says what is in the way.
+pub async fn listen(at: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(at).await.map_err(|error| {
+        let what = if error.kind() == std::io::ErrorKind::AddrInUse {
+            format!("port {} is taken by another process", at.port())
+        } else {
+            format!("cannot listen on {at}: {error}")
+        };
+        let other = at.port().checked_add(1).unwrap_or(7070);
+        Failure::new(Exit::Failed, what).fix(format!(
+            "choose another one: --port {other}, or server.listen = \"{}:{other}\"",
+            at.ip()
+        ))
+    })
+}
+
+fn ended(result: Result<(), broker::Error>) -> Result<(), Failure> {
+    result.map_err(|error| Failure::new(Exit::Unreachable, chain(&error)))
+}
+
+impl Running {
+    fn start_api(
+        &mut self,
+        settings: &Settings,
+        clock: &SharedClock,
+        extra: Option<Router>,
+        listener: TcpListener,
+    ) {
+        let sqlite = settings.database_url.expose().starts_with("sqlite:");
+        let writers = if sqlite { 1 } else { 3 };
+        let waits = Waits::default();
+        let (listening, broker, until) = (waits.clone(), self.broker.clone(), self.stop.clone());
+        self.roles
+            .spawn(async move { ended(listening.listen(&broker, until).await) });
+        let app = App::new(Options {
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            clock: clock.clone(),
+            secret: Arc::clone(&self.secret),
+            intake: Intake::start(&self.store, clock, writers, &self.intake),
+            waits,
+            public_url: settings.public_url.clone(),
+            stop: self.stop.clone(),
+        });
+        let (mut router, _) = api::router(app);
+        if let Some(extra) = extra {
+            router = router.merge(extra);
+        }
+        self.address = listener.local_addr().ok();
+        let until = self.stop.clone();
+        self.roles.spawn(async move {
+            api::serve(listener, router, until)
+                .await
+                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+        });
+    }
+
+    fn start_worker(&mut self, settings: &Settings, clock: &SharedClock) -> Result<(), Failure> {
+        let providers = Providers::new(PushOptions {
+            extra_ca_pem: settings.extra_ca_pem.clone(),
+            clock: clock.clone(),
+            ..PushOptions::default()
+        })
+        .map_err(|error| Failure::new(Exit::Settings, chain(&error)))?;
+        let secret = Arc::clone(&self.secret);
+        let credentials = Arc::new(Credentials::new(self.store.clone(), secret, providers));
+        for lane in [Lane::Interactive, Lane::Bulk] {
+            let fan_out = FanOut {
+                store: self.store.clone(),
+                broker: self.broker.clone(),
+                clock: clock.clone(),
+                credentials: Arc::clone(&credentials),
+                lane,
+                limits: Limits::for_lane(lane),
+            };
+            let until = self.stop.clone();
+            self.roles
+                .spawn(async move { ended(fan_out.run(until).await) });
+        }
+        let sweeper = Sweeper {
+            store: self.store.clone(),
+            clock: clock.clone(),
+        };
+        let until = self.stop.clone();
+        self.roles.spawn(async move {
+            sweeper.run(until).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn start_waiter(&mut self, clock: &SharedClock) {
+        let waiter = Waiter {
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            clock: clock.clone(),
+        };
+        let until = self.stop.clone();
+        self.roles
+            .spawn(async move { ended(waiter.run(until).await) });
+        let forwarder = Forwarder {
+            broker: self.broker.clone(),
+        };
+        let until = self.stop.clone();
+        self.roles
+            .spawn(async move { ended(forwarder.run(until).await) });
+    }
+
+    /// Ends when a role has ended by itself, which is a failure.
+    pub async fn failed(&mut self) -> Failure {
+        match self.roles.join_next().await {
+            Some(Ok(Err(failure))) => failure,
+            Some(Ok(Ok(()))) => Failure::new(Exit::Failed, "a role has ended by itself"),
+            Some(Err(error)) => Failure::new(Exit::Failed, format!("a role has died: {error}")),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends every wait and stream.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Finishes what is under way and closes everything. `false`: not all of it within the grace.
+    pub async fn stop(mut self) -> bool {
+        self.stop.cancel();
+        let finished = tokio::time::timeout(GRACE, async {
+            while self.roles.join_next().await.is_some() {}
+            self.intake.close();
+            self.intake.wait().await;
+        })
+        .await
+        .is_ok();
+        self.roles.shutdown().await;
+        // The last messages of the roles are published before the broker is closed; what fails is found by the next process' sweep.
+        self.stop_relay.cancel();
+        let flushed = tokio::time::timeout(GRACE, self.relay).await.is_ok();
+        self.broker.close().await;
+        self.store.db().close().await;
+        finished && flushed
+    }
+}
