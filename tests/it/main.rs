@@ -1,1 +1,10 @@
-fn main() {}
+//! End to end, on both footings: every push is sent over HTTP to real processes, reaches simulated providers over HTTP/2 and TLS, and is answered
+//! by a phone that holds a real key.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
+
+mod answers;
+mod api;
+mod delivery;
+mod kinds;
+mod queues;

@@ -1,0 +1,445 @@
+//! One deployment for one test: a database and queues of its own, processes, providers, phones, and a way in.
+
+use crate::process::Process;
+use crate::tap;
+use cli::client::{Client, Context, Reply};
+use serde_json::{Value, json};
+use shared::domain::Provider;
+use shared::id::{DeviceId, MessageId, PushId, StoreId};
+use shared::secret::Secret;
+use simulator::fleet::{Behaviour, Fleet};
+use simulator::phone::{Decision, Phone, Prompt};
+use simulator::{Gateway, GatewayOptions};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The relying party of every test.
+pub const RP: &str = "payroll";
+
+/// What a deployment stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Footing {
+    /// One process, SQLite, the embedded queue.
+    Embedded,
+    /// A process for each role, PostgreSQL, RabbitMQ.
+    Servers,
+}
+
+/// Both; the embedded one alone where that was asked for by name.
+pub fn footings() -> Vec<Footing> {
+    if std::env::var("COUNTERSIGN_TEST_EMBEDDED_ONLY").is_ok() {
+        vec![Footing::Embedded]
+    } else {
+        vec![Footing::Embedded, Footing::Servers]
+    }
+}
+
+fn provided(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: run scripts/test, or set COUNTERSIGN_TEST_EMBEDDED_ONLY=1")
+    })
+}
+
+/// Runs a control program of `scripts/test`: `what` is `DATABASE` or `BROKER`, `act` is `kill`, `start` or `restart`. `false` when the
+/// server is not ours to kill.
+pub fn control(what: &str, act: &str) -> bool {
+    let Ok(program) = std::env::var(format!("COUNTERSIGN_TEST_{what}_CONTROL")) else {
+        return false;
+    };
+    let status = std::process::Command::new(program)
+        .arg(act)
+        .status()
+        .unwrap();
+    assert!(status.success(), "{what} {act}");
+    true
+}
+
+/// Waits until `look` gives something, for at most `seconds`.
+pub async fn until<T, F: Future<Output = Option<T>>>(
+    seconds: u64,
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(seconds),
+            "{what}: not within {seconds} s"
+        );
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
+/// A deployment.
+pub struct World {
+    /// What it stands on.
+    pub footing: Footing,
+    /// The simulated providers.
+    pub gateway: Gateway,
+    /// The phones.
+    pub fleet: Fleet,
+    /// The way in, with a key for everything.
+    pub client: Client,
+    /// The store.
+    pub store: StoreId,
+    /// The user's identifier.
+    pub user: String,
+    /// `api`, `worker`, `waiter`; all the same one on the embedded footing.
+    pub processes: Vec<(String, Process)>,
+    /// What names of queues begin with.
+    pub prefix: String,
+    /// Where its logs and files are.
+    pub folder: PathBuf,
+    address: String,
+    environment: Vec<(String, String)>,
+    schema: Option<String>,
+}
+
+impl World {
+    /// A deployment with a store, the user `ada`, and no device yet.
+    pub async fn start(footing: Footing, test: &str) -> Self {
+        Self::start_with(footing, test, &[]).await
+    }
+
+    /// The same; `crash` names points at which the processes of a role crash.
+    pub async fn start_with(footing: Footing, test: &str, crash: &[(&str, &str)]) -> Self {
+        let unique = MessageId::fresh(0).to_string().replace("msg_", "");
+        let folder = std::env::temp_dir().join(format!("countersign-it-{test}-{unique}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let gateway = Gateway::start(GatewayOptions::default()).await.unwrap();
+        let ca = folder.join("ca.pem");
+        std::fs::write(&ca, gateway.ca_pem()).unwrap();
+        let prefix = format!("t{}", &unique[unique.len() - 12..]);
+        let mut environment = vec![
+            (
+                "COUNTERSIGN_SERVER__SECRET".to_owned(),
+                "0123456789".repeat(5),
+            ),
+            (
+                "COUNTERSIGN_SERVER__LISTEN".to_owned(),
+                "127.0.0.1:0".to_owned(),
+            ),
+            (
+                "COUNTERSIGN_SERVER__PUBLIC_URL".to_owned(),
+                "http://sign.example".to_owned(),
+            ),
+            (
+                "COUNTERSIGN_PUSH__EXTRA_CA_FILE".to_owned(),
+                ca.display().to_string(),
+            ),
+            ("COUNTERSIGN_QUEUE__PREFIX".to_owned(), prefix.clone()),
+            ("COUNTERSIGN_LOG__FILTER".to_owned(), "info".to_owned()),
+        ];
+        let mut schema = None;
+        let (database, queue) = match footing {
+            Footing::Embedded => {
+                let file = folder.join("db.sqlite");
+                (format!("sqlite:{}", file.display()), "embedded:".to_owned())
+            }
+            Footing::Servers => {
+                let name = format!("it_{unique}");
+                let url = provided("COUNTERSIGN_TEST_DATABASE_URL");
+                let admin = sqlx::PgPool::connect(&url).await.unwrap();
+                let text = sqlx::AssertSqlSafe(format!("CREATE SCHEMA {name}"));
+                sqlx::query(text).execute(&admin).await.unwrap();
+                admin.close().await;
+                let joint = if url.contains('?') { '&' } else { '?' };
+                let own = format!("{url}{joint}options=-csearch_path%3D{name}");
+                schema = Some(name);
+                (own, provided("COUNTERSIGN_TEST_AMQP_URL"))
+            }
+        };
+        environment.push(("COUNTERSIGN_DATABASE__URL".to_owned(), database));
+        environment.push(("COUNTERSIGN_QUEUE__URL".to_owned(), queue));
+        let (status, key, said) = Process::run(&["key"], &environment);
+        assert!(status.success(), "no key: {said}");
+        let fleet = Fleet::start(&gateway);
+        let context = Context {
+            url: String::new(),
+            key: Secret::new(key.trim()),
+            store: String::new(),
+        };
+        let mut world = Self {
+            footing,
+            gateway,
+            fleet,
+            client: Client::new(context.clone()),
+            store: StoreId::fresh(0),
+            user: String::new(),
+            processes: Vec::new(),
+            prefix,
+            folder,
+            address: String::new(),
+            environment,
+            schema,
+        };
+        for role in world.roles() {
+            let at = crash.iter().find(|(of, _)| *of == role);
+            world.start_role(role, at.map(|(_, point)| *point)).await;
+        }
+        world.client = Client::new(Context {
+            url: world.address.clone(),
+            ..context.clone()
+        });
+        world.settle_in(context).await;
+        world
+    }
+
+    /// A store, a user, a push policy for the simulated providers.
+    async fn settle_in(&mut self, context: Context) {
+        let made = self
+            .ask("POST", "/v1/stores", &json!({"name": "Acme"}))
+            .await;
+        self.store = made["id"].as_str().unwrap().parse().unwrap();
+        self.client = Client::new(Context {
+            url: self.address.clone(),
+            store: self.store.to_string(),
+            ..context
+        });
+        let user = self
+            .in_store("POST", "users", &json!({"external_id": "ada"}))
+            .await;
+        user["id"].as_str().unwrap().clone_into(&mut self.user);
+        let key = self.gateway.apns_key();
+        let policy = json!({"name": "simulated",
+            "apns": {"team_id": key.team_id, "key_id": key.key_id, "topic": key.topic, "private_key": key.p8.expose(),
+                "endpoint": self.gateway.apns_url()},
+            "fcm": {"service_account": self.gateway.service_account_json().expose(), "endpoint": self.gateway.fcm_url()}});
+        self.in_store("PUT", &format!("push-policies/{RP}"), &policy)
+            .await;
+    }
+
+    /// The roles, each with a process of its own on servers.
+    pub fn roles(&self) -> Vec<&'static str> {
+        match self.footing {
+            Footing::Embedded => vec!["all"],
+            Footing::Servers => vec!["api", "worker", "waiter"],
+        }
+    }
+
+    /// The role in whose process `role` runs here.
+    pub fn process_of(&self, role: &'static str) -> &'static str {
+        match self.footing {
+            Footing::Embedded => "all",
+            Footing::Servers => role,
+        }
+    }
+
+    /// Starts a process, in place of the one it had. The API keeps its port.
+    pub async fn start_role(&mut self, role: &str, crash: Option<&str>) {
+        let mut environment = self.environment.clone();
+        if let Some(point) = crash {
+            environment.push(("COUNTERSIGN_CRASH_AT".to_owned(), point.to_owned()));
+        }
+        if let Some((_, port)) = self.address.rsplit_once(':') {
+            environment.push((
+                "COUNTERSIGN_SERVER__LISTEN".to_owned(),
+                format!("127.0.0.1:{port}"),
+            ));
+        }
+        let arguments: Vec<&str> = match role {
+            "all" => vec![
+                "serve", "--role", "api", "--role", "worker", "--role", "waiter",
+            ],
+            one => vec!["serve", "--role", one],
+        };
+        let log = self
+            .folder
+            .join(format!("{role}-{}.log", MessageId::fresh(0)));
+        let mut process = Process::start(&arguments, &environment, log);
+        if matches!(role, "all" | "api") {
+            let address = process.says("listening on ").await;
+            address.trim().clone_into(&mut self.address);
+        } else {
+            process.says("ready: ").await;
+        }
+        self.processes.retain(|(of, _)| of != role);
+        self.processes.push((role.to_owned(), process));
+    }
+
+    /// The process of a role.
+    pub fn process(&mut self, role: &'static str) -> &mut Process {
+        let of = self.process_of(role);
+        let found = self.processes.iter_mut().find(|(name, _)| name == of);
+        &mut found.unwrap().1
+    }
+
+    /// The API's address.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The broker's address.
+    pub fn amqp_url(&self) -> String {
+        provided("COUNTERSIGN_TEST_AMQP_URL")
+    }
+
+    /// A call that must succeed.
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = Some(body).filter(|body| !body.is_null());
+        self.client
+            .ask(method, path, body)
+            .await
+            .unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what))
+    }
+
+    /// A call beneath the store that must succeed.
+    pub async fn in_store(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.ask(method, &format!("/v1/stores/{}/{path}", self.store), body)
+            .await
+    }
+
+    /// A call beneath the store, whatever its answer.
+    pub async fn reply(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let body = Some(body).filter(|body| !body.is_null());
+        let path = format!("/v1/stores/{}/{path}", self.store);
+        self.client
+            .call(method, &path, body, headers, Duration::from_mins(1))
+            .await
+            .unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what))
+    }
+
+    /// A new phone of the user, registered and in the fleet.
+    pub async fn phone(&self, name: &str, provider: Provider) -> Phone {
+        let phone = Phone::new(provider, name);
+        self.register(&phone).await;
+        phone
+    }
+
+    /// Registers a phone for the user. Gives the device.
+    pub async fn register(&self, phone: &Phone) -> DeviceId {
+        let platform = match phone.provider() {
+            Provider::Apns => "ios",
+            Provider::Fcm => "android",
+        };
+        let body = json!({"name": phone.name(), "relying_party": RP, "platform": platform, "public_key": phone.public_jwk(),
+            "push_address": {"provider": phone.provider(), "token": phone.push_token().expose()}});
+        let made = self
+            .in_store("POST", &format!("users/{}/devices", self.user), &body)
+            .await;
+        let device: DeviceId = made["id"].as_str().unwrap().parse().unwrap();
+        phone.enrolled(device.clone(), self.store.clone(), &self.address);
+        self.fleet.add(phone, Behaviour::Manual);
+        device
+    }
+
+    /// The body of a confirm push to the user, with `more` on top.
+    pub fn confirm(more: &Value) -> Value {
+        let mut body = json!({"user": {"external_id": "ada"}, "relying_party": RP, "kind": "confirm", "title": "Sign in to Payroll",
+            "details": [{"label": "Place", "value": "Cork"}]});
+        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
+            body.extend(more.clone());
+        }
+        body
+    }
+
+    /// Sends a push that must be taken. Gives it and its match code.
+    pub async fn send(&self, more: &Value) -> (PushId, Option<String>) {
+        let made = self.in_store("POST", "pushes", &Self::confirm(more)).await;
+        let code = made["match_code"].as_str().map(str::to_owned);
+        (made["id"].as_str().unwrap().parse().unwrap(), code)
+    }
+
+    /// The push as its sender sees it.
+    pub async fn show(&self, push: &PushId) -> Value {
+        self.in_store("GET", &format!("pushes/{push}"), &Value::Null)
+            .await
+    }
+
+    /// Waits for the end of a push as a caller does: by long poll.
+    pub async fn ended(&self, push: &PushId) -> Value {
+        for _ in 0..4 {
+            let reply = self
+                .reply(
+                    "GET",
+                    &format!("pushes/{push}"),
+                    &Value::Null,
+                    &[("prefer", "wait=30")],
+                )
+                .await;
+            if reply.status.as_u16() == 200 {
+                return reply.body;
+            }
+            assert_eq!(reply.status.as_u16(), 202, "{}", reply.body);
+        }
+        panic!("{push} does not end: {}", self.show(push).await);
+    }
+
+    /// The states of a push's deliveries, by device.
+    pub async fn delivery(&self, push: &PushId, phone: &Phone) -> Option<Value> {
+        let device = phone.identity()?.device;
+        let shown = self.show(push).await;
+        let all = shown["deliveries"].as_array()?.clone();
+        all.into_iter().find(|one| one["device"] == device.as_str())
+    }
+
+    /// Waits until a delivery is in `state`.
+    pub async fn delivery_is(&self, push: &PushId, phone: &Phone, state: &str) -> Value {
+        until(
+            40,
+            &format!("{:?}: delivery {state}", self.footing),
+            || async {
+                self.delivery(push, phone)
+                    .await
+                    .filter(|one| one["state"] == state)
+            },
+        )
+        .await
+    }
+
+    /// Waits for a phone's ring and fetches the prompt.
+    pub async fn rung(&self, phone: &Phone, push: &PushId) -> Prompt {
+        let ring = self.fleet.wait_for_rings(phone.name(), push, 1);
+        tokio::time::timeout(Duration::from_mins(1), ring)
+            .await
+            .unwrap_or_else(|_| panic!("{:?}: {} never rang", self.footing, phone.name()));
+        phone.fetch(push).await.unwrap()
+    }
+
+    /// Approves with the code.
+    pub async fn approve(&self, phone: &Phone, prompt: &Prompt, code: Option<&str>) -> Value {
+        let decision = Decision::Approve {
+            code: code.map(str::to_owned),
+        };
+        let answered = phone.answer(prompt, &decision).await.unwrap();
+        assert_eq!(answered.status, 200, "{}", answered.body);
+        answered.body
+    }
+
+    /// Stops every process by SIGTERM, which must succeed, and removes what was made.
+    pub async fn end(mut self) {
+        for (role, mut process) in std::mem::take(&mut self.processes) {
+            let status = process.terminate().await;
+            assert!(
+                status.success(),
+                "{role} ended with {status}:\n{}",
+                process.said()
+            );
+        }
+        self.remove().await;
+    }
+
+    /// Removes what was made, whatever state the processes are in.
+    pub async fn remove(mut self) {
+        self.processes.clear();
+        self.gateway.stop();
+        if let Some(schema) = self.schema.take() {
+            tap::remove(&self.amqp_url(), &self.prefix).await;
+            let url = provided("COUNTERSIGN_TEST_DATABASE_URL");
+            let admin = sqlx::PgPool::connect(&url).await.unwrap();
+            let text = sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE"));
+            sqlx::query(text).execute(&admin).await.unwrap();
+            admin.close().await;
+        }
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+}
