@@ -5,13 +5,13 @@
     reason = "the helpers of a test may panic: that is the test failing"
 )]
 
-mod support;
+mod databases;
 
 use shared::id::{PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route, VERSION};
 use shared::store::db::{Arg, Statement};
 use shared::store::{Db, Error, Outbox};
-use support::{close, databases};
+use databases::{close, databases};
 
 fn messages(count: usize) -> Vec<Message> {
     (0..count)

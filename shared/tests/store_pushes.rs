@@ -5,7 +5,7 @@
     reason = "the helpers of a test may panic: that is the test failing"
 )]
 
-mod support;
+mod databases;
 
 use serde_json::json;
 use shared::clock::Millis;
@@ -20,7 +20,7 @@ use shared::store::{
     InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy, Store,
     Taken, UserRef, Wanted,
 };
-use support::{Left, close, databases};
+use databases::{Left, close, databases};
 use tokio::sync::mpsc;
 
 const NOW: Millis = 1_000_000;

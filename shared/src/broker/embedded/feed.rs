@@ -4,22 +4,16 @@ use super::super::{DELIVERY_LIMIT, Delivery, Queue, Settle, Settlement};
 use super::Inner;
 use super::settling::Leased;
 use crate::message::Message;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 
-/// Nothing to settle: the event is in memory only.
-struct Volatile(
-    #[expect(
-        dead_code,
-        reason = "held: it frees the place in the prefetch window when dropped"
-    )]
-    OwnedSemaphorePermit,
-);
+/// Nothing to settle but the place in the prefetch window: the event is in memory only.
+struct Volatile(Mutex<Option<OwnedSemaphorePermit>>);
 
 #[async_trait::async_trait]
 impl Settlement for Volatile {
     async fn settle(&self, _how: Settle) -> bool {
-        true
+        self.0.lock().is_ok_and(|mut place| place.take().is_some())
     }
 }
 
@@ -92,7 +86,7 @@ pub(super) async fn feed(
                 settler: inner.settler(),
                 id: one.id,
                 deliveries: one.deliveries,
-                _permit: permit,
+                permit: Mutex::new(Some(permit)),
             };
             let raw = message
                 .as_ref()
@@ -133,7 +127,7 @@ pub(super) async fn feed_own(
                         Ok(message),
                         raw,
                         false,
-                        Box::new(Volatile(permit)),
+                        Box::new(Volatile(Mutex::new(Some(permit)))),
                     ))
                     .await
                     .is_err()

@@ -5,7 +5,7 @@ use super::super::{Settle, Settlement};
 use super::Inner;
 use crate::store::db::{Arg, Error as StoreError, Statement};
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// How many settlements one transaction takes at most.
@@ -97,13 +97,17 @@ pub(super) struct Leased {
     pub(super) settler: mpsc::Sender<Settling>,
     pub(super) id: i64,
     pub(super) deliveries: i64,
-    /// Its place in the prefetch window.
-    pub(super) _permit: OwnedSemaphorePermit,
+    /// Its place in the prefetch window, free again once it is settled or dropped.
+    pub(super) permit: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 #[async_trait::async_trait]
 impl Settlement for Leased {
     async fn settle(&self, how: Settle) -> bool {
+        // Once only: what was requeued is handed out again under the same count, and this is no longer its holder.
+        let Some(place) = self.permit.lock().ok().and_then(|mut place| place.take()) else {
+            return false;
+        };
         let (done, answer) = oneshot::channel();
         let settling = Settling {
             id: self.id,
@@ -115,7 +119,11 @@ impl Settlement for Leased {
         if let Err(unsent) = self.settler.send(settling).await {
             self.inner.settle(vec![unsent.0]).await;
         }
-        answer.await.unwrap_or(false)
+        let settled = answer.await.unwrap_or(false);
+        if let (false, Ok(mut permit)) = (settled, self.permit.lock()) {
+            *permit = Some(place);
+        }
+        settled
     }
 }
 

@@ -26,6 +26,13 @@ use tokio_util::sync::CancellationToken;
 /// How long opening may take, with waiting for the connection.
 const OPEN: Duration = Duration::from_secs(10);
 const CANCEL: Duration = Duration::from_secs(2);
+/// How long it may take to write an ack.
+const SETTLE: Duration = Duration::from_secs(5);
+
+const BACK: BasicNackOptions = BasicNackOptions {
+    multiple: false,
+    requeue: true,
+};
 
 /// What is consumed, how, and to whom it goes.
 pub(super) struct Consumer {
@@ -41,6 +48,8 @@ pub(super) struct Session {
     connection: Arc<Connection>,
     channel: Arc<Channel>,
     deliveries: lapin::Consumer,
+    /// Rung when nothing of this session can be settled any more.
+    lost: CancellationToken,
 }
 
 enum End {
@@ -82,6 +91,7 @@ impl Consumer {
             connection,
             channel: Arc::new(channel),
             deliveries,
+            lost: CancellationToken::new(),
         })
     }
 
@@ -122,7 +132,7 @@ impl Consumer {
         loop {
             match self.pump(&mut session, &to).await {
                 End::Wanted => return retire(session).await,
-                End::Lost => drop(session),
+                End::Lost => session.lost.cancel(),
             }
             let delays = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(20))
@@ -171,6 +181,7 @@ impl Consumer {
                     let held = Held {
                         acker: delivery.acker,
                         settled: AtomicBool::new(false),
+                        lost: session.lost.clone(),
                         _channel: Arc::clone(&session.channel),
                     };
                     place.send(Delivery::new(message, raw, redelivered, Box::new(held)));
@@ -197,17 +208,14 @@ async fn retire(session: Session) {
 
 /// Sends the message back without waiting: the first poll queues the frame.
 fn give_back(acker: &Acker) {
-    let options = BasicNackOptions {
-        multiple: false,
-        requeue: true,
-    };
-    acker.nack(options).now_or_never();
+    acker.nack(BACK).now_or_never();
 }
 
 /// A message that the broker waits to hear about.
 struct Held {
     acker: Acker,
     settled: AtomicBool,
+    lost: CancellationToken,
     /// Open for as long as something on it is unsettled.
     _channel: Arc<Channel>,
 }
@@ -218,17 +226,20 @@ impl Settlement for Held {
         if self.settled.swap(true, Ordering::SeqCst) {
             return false;
         }
-        let settled = match how {
-            Settle::Ack => self.acker.ack(BasicAckOptions::default()).await,
-            Settle::Requeue => {
-                let options = BasicNackOptions {
-                    multiple: false,
-                    requeue: true,
-                };
-                self.acker.nack(options).await
-            }
+        let settling = async {
+            let settled = match how {
+                Settle::Ack => self.acker.ack(BasicAckOptions::default()).await,
+                Settle::Requeue => self.acker.nack(BACK).await,
+            };
+            settled.unwrap_or(false)
         };
-        settled.unwrap_or(false)
+        // The library forgets an ack that is on its way when the connection breaks, and never answers.
+        tokio::select! {
+            biased;
+            settled = settling => settled,
+            () = self.lost.cancelled() => false,
+            () = tokio::time::sleep(SETTLE) => false,
+        }
     }
 }
 
