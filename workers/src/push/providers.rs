@@ -24,7 +24,8 @@ pub struct Options {
     pub min_connections: usize,
     /// The most connections per credential.
     pub max_connections: usize,
-    /// Streams used of one connection at most, whatever the provider allows.
+    /// Streams used of one connection at most, whatever the provider allows. APNs allows 1000 streams and 64 KiB of bodies in
+    /// flight; past that bodies go out in crumbs, which peers take for an attack.
     pub max_streams: usize,
     /// Pushes that may wait for a stream, per credential.
     pub max_waiting: usize,
@@ -41,7 +42,7 @@ impl Default for Options {
             timeout: Duration::from_secs(10),
             min_connections: 1,
             max_connections: 32,
-            max_streams: 1_000,
+            max_streams: 128,
             max_waiting: 10_000,
             max_age: Duration::from_mins(50),
             clock: Arc::new(SystemClock),
