@@ -1,6 +1,6 @@
 //! How many pushes per second go through the providers, beside a bare HTTP/2 client, both against the simulator in this process.
 //!
-//! `cargo run --release -p workers --example push_rate [-- SECONDS [IN_FLIGHT]]`
+//! `cargo run --release -p workers --example push_rate [-- SECONDS [IN_FLIGHT [STREAMS]]]`
 
 #![expect(
     clippy::unwrap_used,
@@ -48,18 +48,18 @@ fn call() -> Call {
 /// Runs `one` over and over in `flights` tasks and says how often per second it ended well.
 async fn rate<F, R>(flights: usize, length: Duration, one: F) -> f64
 where
-    F: Fn() -> R + Clone + Send + Sync + 'static,
+    F: Fn(usize) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = bool> + Send,
 {
     // The first second warms up connections and tokens.
     let good = Arc::new(AtomicU64::new(0));
     let from = Instant::now() + Duration::from_secs(1);
     let to = from + length;
-    let tasks = (0..flights).map(|_| {
+    let tasks = (0..flights).map(|flight| {
         let (one, good) = (one.clone(), Arc::clone(&good));
         tokio::spawn(async move {
             while Instant::now() < to {
-                let ended_well = one().await;
+                let ended_well = one(flight).await;
                 assert!(ended_well, "a push failed");
                 if Instant::now() >= from {
                     good.fetch_add(1, Ordering::Relaxed);
@@ -129,10 +129,9 @@ async fn bare(gateway: &Gateway, flights: usize, length: Duration) -> f64 {
     for _ in 0..BARE_CONNECTIONS {
         senders.push(bare_connection(gateway, gateway.apns_url()).await);
     }
-    let next = Arc::new(AtomicU64::new(0));
-    rate(flights, length, move || {
-        let place = next.fetch_add(1, Ordering::Relaxed) as usize % BARE_CONNECTIONS;
-        let (mut sender, request) = (senders[place].clone(), request.clone());
+    rate(flights, length, move |flight| {
+        let mut sender = senders[flight % BARE_CONNECTIONS].clone();
+        let request = request.clone();
         async move {
             let response = sender.send_request(request).await.unwrap();
             let good = response.status() == 200;
@@ -144,7 +143,7 @@ async fn bare(gateway: &Gateway, flights: usize, length: Duration) -> f64 {
 }
 
 async fn provided(provider: Arc<dyn Provider>, flights: usize, length: Duration) -> f64 {
-    rate(flights, length, move || {
+    rate(flights, length, move |_| {
         let provider = Arc::clone(&provider);
         async move {
             let result = provider.push(&call()).await;
@@ -162,11 +161,12 @@ async fn main() {
             .next()
             .map_or(default, |text| text.parse().unwrap())
     };
-    let (seconds, flights) = (number(3), number(500));
+    let (seconds, flights, max_streams) = (number(3), number(500), number(128));
     let length = Duration::from_secs(seconds as u64);
     let gateway = Gateway::start(GatewayOptions::default()).await.unwrap();
     let providers = Providers::new(Options {
         extra_ca_pem: Some(gateway.ca_pem().to_owned()),
+        max_streams,
         ..Options::default()
     })
     .unwrap();

@@ -25,6 +25,7 @@ use shared::id::{DeliveryId, PushId};
 use shared::secret::Secret;
 use std::borrow::Cow;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// A short stable word, fit for a row, an event or a metric: the provider's own where it is documented, else one of ours. Never a
 /// token, never a text that a stranger chose: what is not documented is cut and cleaned first.
@@ -145,6 +146,13 @@ pub trait Provider: Send + Sync {
     /// Sends once and says what came of it. Ends within [`Options::timeout`], whatever the peer does; a refused access token costs a
     /// second one and a second send, each with the same bound.
     async fn push(&self, call: &Call) -> PushResult;
+}
+
+/// When it is too late to send: waiting for a token or a stream must not make a push late.
+fn latest(call: &Call, now: Millis) -> Instant {
+    let left = u64::try_from(call.expires_at.saturating_sub(now)).unwrap_or(0);
+    let far = Duration::from_secs(LONGEST_WAIT_S);
+    Instant::now() + Duration::from_millis(left).min(far)
 }
 
 /// What it means when there is no answer.

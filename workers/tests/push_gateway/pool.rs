@@ -2,6 +2,7 @@
 
 use crate::bed::{Bed, accepted, call, device, push_all, until};
 use crate::wire::{Peer, Step};
+use shared::clock::{Clock as _, SystemClock};
 use shared::domain::ApnsCredential;
 use simulator::{Provider as Side, Script};
 use std::sync::Arc;
@@ -95,6 +96,30 @@ async fn a_full_queue_refuses_before_anything_is_sent() {
         (50, bed.gateway.counts().requests)
     );
     assert!((10..=12).contains(&taken), "{taken}");
+}
+
+#[tokio::test]
+async fn a_push_that_expires_while_it_waits_for_a_stream_is_not_sent() {
+    let bed = Bed::with(|options| options.max_connections = 1).await;
+    bed.gateway.set_max_streams(Side::Apns, 1);
+    bed.gateway.set_latency(Duration::from_millis(500));
+    let provider = bed.apns("p");
+    let first = tokio::spawn({
+        let provider = Arc::clone(&provider);
+        async move { provider.push(&call(&device(1))).await }
+    });
+    until("the first push", || bed.gateway.counts().requests == 1).await;
+    let mut second = call(&device(2));
+    second.expires_at = SystemClock.now() + 100;
+    let result = provider.push(&second).await;
+    assert_eq!(
+        result,
+        PushResult::Unprocessed {
+            reason: "no_stream".into()
+        }
+    );
+    assert!(accepted(&first.await.unwrap()));
+    assert_eq!(bed.gateway.counts().requests, 1);
 }
 
 #[tokio::test]

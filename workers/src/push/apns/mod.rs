@@ -7,7 +7,7 @@ pub use token::KeyError;
 pub(super) use token::Signer;
 
 use super::pool::{Pool, Reply};
-use super::{Call, MALFORMED, Provider, PushResult, retry_after, transport};
+use super::{Call, MALFORMED, Provider, PushResult, latest, retry_after, transport};
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use classify::{Action, Refusal, classify};
@@ -56,6 +56,7 @@ struct Push<'a> {
     expiration: HeaderValue,
     trace: Option<&'a str>,
     body: Bytes,
+    latest: Instant,
 }
 
 impl Apns {
@@ -76,7 +77,7 @@ impl Apns {
     }
 
     /// `None` where the address cannot be one, and so must not come near a path.
-    fn prepare<'a>(&self, call: &'a Call) -> Option<Push<'a>> {
+    fn prepare<'a>(&self, call: &'a Call, now: Millis) -> Option<Push<'a>> {
         let token = call.token.expose();
         let sound = (1..=LONGEST_TOKEN).contains(&token.len())
             && token.bytes().all(|b| b.is_ascii_hexdigit());
@@ -103,6 +104,7 @@ impl Apns {
             expiration: HeaderValue::from(expiration(call.expires_at)),
             trace: call.traceparent.as_deref(),
             body: body.freeze(),
+            latest: latest(call, now),
         })
     }
 
@@ -127,7 +129,9 @@ impl Apns {
     }
 
     async fn send(&self, push: &Push<'_>, token: &ProviderToken) -> Result<Action, PushResult> {
-        let sent = self.pool.send(|| self.request(push, token), &push.body);
+        let sent = self
+            .pool
+            .send(|| self.request(push, token), &push.body, push.latest);
         let reply = sent.await.map_err(|error| transport(&error))?;
         Ok(self.read(&reply))
     }
@@ -151,10 +155,11 @@ impl Apns {
 #[async_trait]
 impl Provider for Apns {
     async fn push(&self, call: &Call) -> PushResult {
-        if call.expires_at <= self.clock.now() {
+        let now = self.clock.now();
+        if call.expires_at <= now {
             return PushResult::Expired;
         }
-        let Some(push) = self.prepare(call) else {
+        let Some(push) = self.prepare(call, now) else {
             return PushResult::Rejected {
                 reason: MALFORMED.into(),
             };

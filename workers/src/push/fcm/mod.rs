@@ -8,7 +8,7 @@ pub use account::AccountError;
 
 use super::apns::{TRACEPARENT, own};
 use super::pool::{Peer, Pool, Reply};
-use super::{Call, MALFORMED, Provider, PushResult, retry_after, transport};
+use super::{Call, MALFORMED, Provider, PushResult, latest, retry_after, transport};
 use account::Account;
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -122,6 +122,7 @@ impl Provider for Fcm {
                 reason: MALFORMED.into(),
             };
         };
+        let latest = latest(call, now);
         let trace = call.traceparent.as_deref();
         let mut token = match self.tokens.token().await {
             Ok(token) => token,
@@ -129,7 +130,8 @@ impl Provider for Fcm {
         };
         let mut refreshed = false;
         loop {
-            let sent = self.pool.send(|| self.request(&token, trace), &body).await;
+            let request = || self.request(&token, trace);
+            let sent = self.pool.send(request, &body, latest).await;
             let action = match sent {
                 Ok(reply) => self.read(&reply),
                 Err(error) => return transport(&error),

@@ -51,15 +51,18 @@ pub(in crate::push) enum SendError {
 
 impl Pool {
     /// Sends what `request` makes and waits for the answer. `request` is called again for a request that nobody processed.
+    /// Nothing leaves from `latest` on.
     pub(in crate::push) async fn send(
         &self,
         request: impl Fn() -> Request<()>,
         body: &Bytes,
+        latest: Instant,
     ) -> Result<Reply, SendError> {
         let deadline = Instant::now() + self.0.limits.timeout;
+        let latest = latest.min(deadline);
         let mut resends = 0;
         loop {
-            let Ok(slot) = timeout_at(deadline, self.0.stream()).await else {
+            let Ok(slot) = timeout_at(latest, self.0.stream()).await else {
                 return Err(SendError::NoStream);
             };
             let slot = slot?;
@@ -70,7 +73,7 @@ impl Pool {
                 Ok(streams) => streams,
                 Err(NotStarted { elsewhere }) => {
                     self.0.retire(connection, GOAWAY);
-                    if elsewhere && resends < RESENDS && Instant::now() < deadline {
+                    if elsewhere && resends < RESENDS && Instant::now() < latest {
                         resends += 1;
                         continue;
                     }
@@ -79,7 +82,7 @@ impl Pool {
             };
             match answer(response, deadline, connection).await {
                 Err(SendError::Unprocessed(why))
-                    if resends < RESENDS && Instant::now() < deadline =>
+                    if resends < RESENDS && Instant::now() < latest =>
                 {
                     resends += 1;
                     if why == GOAWAY {

@@ -4,17 +4,18 @@ use super::{Shared, State};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 const EVERY: Duration = Duration::from_millis(500);
+/// A thousand credentials in disuse should cost nothing.
+const EVERY_IN_DISUSE: Duration = Duration::from_secs(5);
 /// Connections are kept warm this long after the last push: a credential in disuse need not reconnect forever.
 const WARM: Duration = Duration::from_mins(15);
 
 pub(super) async fn run(pool: Weak<Shared>) {
-    let mut ticks = interval(EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pause = EVERY;
     loop {
-        ticks.tick().await;
+        sleep(pause).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut state = pool.state();
         pool.close_idle(&mut state);
@@ -22,6 +23,11 @@ pub(super) async fn run(pool: Weak<Shared>) {
         pool.keep_warm(&mut state);
         // Someone may have been waiting for a connection on trial that never answered.
         pool.serve(&mut state);
+        pause = if state.in_use() {
+            EVERY
+        } else {
+            EVERY_IN_DISUSE
+        };
     }
 }
 
