@@ -6,6 +6,7 @@ use crate::exit::{Exit, Failure, chain};
 use crate::output::Output;
 use crate::roles::{Ground, Role, Running, listen};
 use crate::settings::Settings;
+use crate::telemetry;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::Redirect;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// The relying party of the seeded store.
 pub const RELYING_PARTY: &str = "demo";
@@ -95,6 +97,7 @@ pub struct Dev {
     /// The way in.
     pub context: Context,
     folder: Folder,
+    stop: CancellationToken,
 }
 
 /// What is seeded, remembered between runs.
@@ -298,7 +301,8 @@ impl Dev {
             tenant: seed.store.clone(),
             clock: clock.clone(),
         };
-        let extra = pages(&fleet, &demo);
+        let stop = CancellationToken::new();
+        let extra = pages(&fleet, &demo, &stop);
         let roles = [Role::Api, Role::Worker, Role::Waiter];
         let running = ground
             .start(&settings, &roles, Some(extra), Some(listener))
@@ -328,6 +332,7 @@ impl Dev {
                 store: seed.store.to_string(),
             },
             folder,
+            stop,
         })
     }
 
@@ -360,6 +365,7 @@ impl Dev {
 
     /// Stops everything.
     pub async fn stop(self) -> bool {
+        self.stop.cancel();
         let finished = self.running.stop().await;
         self.gateway.stop();
         finished
@@ -371,9 +377,20 @@ pub fn database_in(folder: &Path) -> String {
     format!("sqlite:{}", folder.join("countersign.db").display())
 }
 
-fn pages(_fleet: &Fleet, demo: &Demo) -> Router {
-    Router::new()
+fn pages(fleet: &Fleet, demo: &Demo, stop: &CancellationToken) -> Router {
+    let mut router = Router::new()
         .route("/demo/process", get(demo_process))
         .route("/demo/process/end", get(demo_end))
         .with_state(demo.clone())
+        .merge(console::phone_router(fleet.clone(), stop.clone()))
+        .merge(console::console_router(
+            demo.store.clone(),
+            demo.tenant.clone(),
+            stop.clone(),
+        ));
+    if let Some(handle) = telemetry::metrics() {
+        let page = get(move || async move { handle.render() });
+        router = router.route("/metrics", page);
+    }
+    router
 }

@@ -7,11 +7,11 @@
 
 mod databases;
 
+use databases::{close, databases};
 use shared::id::{PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route, VERSION};
 use shared::store::db::{Arg, Statement};
 use shared::store::{Db, Error, Outbox};
-use databases::{close, databases};
 
 fn messages(count: usize) -> Vec<Message> {
     (0..count)

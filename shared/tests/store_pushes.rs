@@ -7,6 +7,7 @@
 
 mod databases;
 
+use databases::{Left, close, databases};
 use serde_json::json;
 use shared::clock::Millis;
 use shared::crypto::{DeviceKey, content_hash};
@@ -20,7 +21,6 @@ use shared::store::{
     InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy, Store,
     Taken, UserRef, Wanted,
 };
-use databases::{Left, close, databases};
 use tokio::sync::mpsc;
 
 const NOW: Millis = 1_000_000;

@@ -1,1 +1,320 @@
-//! Real processes killed at the worst moment.
+//! Real processes and real servers killed at the worst moment: nothing is lost, and nothing gets a second outcome.
+//!
+//! The witnesses: what the sender was told, the push as the API shows it, the receipts of the providers, and the completion events that a
+//! third party saw. Tests run one after the other, since they take the servers away from under each other.
+
+#![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
+
+use harness::{Footing, Tap, World, control, footings, until};
+use serde_json::{Value, json};
+use shared::domain::Provider;
+use shared::id::PushId;
+use simulator::fleet::Behaviour;
+use simulator::phone::Phone;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// What every push must come to, whatever was killed: approved, one event for its end, one for each device.
+async fn audit(world: &World, pushes: &[PushId], tap: Option<&mut Tap>) {
+    for push in pushes {
+        let ended = world.ended(push).await;
+        assert_eq!(ended["state"], "approved", "{:?} {ended}", world.footing);
+    }
+    let receipts = world.gateway.journal();
+    for push in pushes {
+        let of: Vec<_> = receipts
+            .iter()
+            .filter(|receipt| receipt.push_id.as_ref() == Some(push))
+            .collect();
+        assert!(!of.is_empty(), "{push} never reached a provider");
+        let mut ids: Vec<_> = of.iter().filter_map(|r| r.collapse_id.clone()).collect();
+        ids.dedup();
+        assert!(ids.len() <= 1, "every copy shares one banner");
+    }
+    if let Some(tap) = tap {
+        let wanted = pushes.len();
+        let ends = |seen: &[(Value, Option<String>)]| {
+            let mut ends: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for (event, _) in seen {
+                if event["type"] == "countersign.push.approved.v1" {
+                    let subject = event["subject"].as_str().unwrap().to_owned();
+                    let id = event["id"].as_str().unwrap().to_owned();
+                    ends.entry(subject).or_default().push(id);
+                }
+                let other = ["denied", "expired", "failed", "cancelled", "completed"]
+                    .iter()
+                    .any(|state| event["type"] == format!("countersign.push.{state}.v1"));
+                assert!(!other, "a second outcome: {event}");
+            }
+            ends
+        };
+        let seen = tap.events(|seen| ends(seen).len() >= wanted).await;
+        for (push, mut ids) in ends(&seen) {
+            // A second copy may come; a second event may not.
+            ids.dedup();
+            assert_eq!(ids.len(), 1, "{push}");
+        }
+    }
+}
+
+async fn tap(world: &World) -> Option<Tap> {
+    if world.footing == Footing::Embedded {
+        return None;
+    }
+    let exchange = format!("{}.status.ext", world.prefix);
+    let queue = format!("ext.{}.tap", world.prefix);
+    Some(Tap::open(&world.amqp_url(), &queue, Some(&exchange)).await)
+}
+
+/// Sends a push that the phone will approve by itself once its code is known.
+async fn send_answered(world: &World, key: &str) -> Option<PushId> {
+    let body = World::confirm(&Value::Null);
+    let path = format!("/v1/stores/{}/pushes", world.store);
+    let headers = [("idempotency-key", key)];
+    let sent = world
+        .client
+        .call("POST", &path, Some(&body), &headers, Duration::ZERO)
+        .await
+        .ok()?;
+    if sent.status.as_u16() != 202 {
+        return None;
+    }
+    let push: PushId = sent.body["id"].as_str().unwrap().parse().unwrap();
+    let code = sent.body["match_code"].as_str().unwrap();
+    world.fleet.codes().set(push.clone(), code);
+    Some(push)
+}
+
+async fn phone(world: &World) -> Phone {
+    let phone = world.phone("apple", Provider::Apns).await;
+    let at_once = Behaviour::Approve {
+        after: Duration::ZERO,
+    };
+    world.fleet.set_behaviour("apple", at_once);
+    phone
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_killed_after_commit_before_publish() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-api").await;
+        let mut tap = tap(&world).await;
+        phone(&world).await;
+        let role = world.process_of("api");
+        world.process("api").kill();
+        world.start_role(role, Some("A3")).await;
+        let told = send_answered(&world, "order-1").await;
+        assert_eq!(told, None, "{footing:?}: the caller was told nothing");
+        let crashed = world.process("api").ended().await;
+        assert!(!crashed.success(), "it crashed where it should");
+        world.start_role(role, None).await;
+        let push = send_answered(&world, "order-1").await.unwrap();
+        audit(&world, std::slice::from_ref(&push), tap.as_mut()).await;
+        let all = world.in_store("GET", "pushes", &Value::Null).await;
+        assert_eq!(
+            all["data"].as_array().unwrap().len(),
+            1,
+            "the key asked once"
+        );
+        assert_eq!(world.fleet.rings("apple", &push), 1, "{footing:?}");
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_killed_before_its_commit_leaves_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-commit").await;
+        phone(&world).await;
+        let role = world.process_of("api");
+        world.process("api").kill();
+        world.start_role(role, Some("A2")).await;
+        assert_eq!(send_answered(&world, "order-1").await, None);
+        world.process("api").ended().await;
+        world.start_role(role, None).await;
+        let all = world.in_store("GET", "pushes", &Value::Null).await;
+        assert_eq!(all["data"].as_array().unwrap().len(), 0, "{footing:?}");
+        let push = send_answered(&world, "order-1").await.unwrap();
+        audit(&world, std::slice::from_ref(&push), None).await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worker_killed_after_the_providers_answer_before_its_record() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-worker").await;
+        let mut tap = tap(&world).await;
+        let phone = world.phone("apple", Provider::Apns).await;
+        let role = world.process_of("worker");
+        world.process("worker").kill();
+        world.start_role(role, Some("W3")).await;
+        let (push, code) = world.send(&Value::Null).await;
+        world.process("worker").ended().await;
+        let token = phone.push_token();
+        assert_eq!(
+            world.gateway.receipts_for(token.expose()).len(),
+            1,
+            "{footing:?}: the provider has it"
+        );
+        world.start_role(role, None).await;
+        // The lease of the dead worker runs out, another one sends again, under the same identifiers.
+        until(60, "sent again", || async {
+            let sent = world.gateway.receipts_for(token.expose());
+            (sent.len() == 2).then_some(())
+        })
+        .await;
+        let sent = world.gateway.receipts_for(token.expose());
+        assert_eq!(
+            (&sent[0].apns_id, &sent[0].collapse_id),
+            (&sent[1].apns_id, &sent[1].collapse_id)
+        );
+        let prompt = phone.fetch(&push).await.unwrap();
+        world.approve(&phone, &prompt, code.as_deref()).await;
+        audit(&world, std::slice::from_ref(&push), tap.as_mut()).await;
+        assert_eq!(
+            world.gateway.receipts_for(token.expose()).len(),
+            2,
+            "one more per kill, and no other"
+        );
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_killed_at_each_of_its_points_loses_nothing() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-points").await;
+        let mut tap = tap(&world).await;
+        phone(&world).await;
+        let mut pushes = Vec::new();
+        for (role, point) in [
+            ("worker", "W1"),
+            ("worker", "W2"),
+            ("worker", "W4"),
+            ("api", "R1"),
+            ("api", "D1"),
+            ("api", "D2"),
+            ("waiter", "T1"),
+            ("waiter", "T2"),
+        ] {
+            let process = world.process_of(role);
+            world.process(role).kill();
+            world.start_role(process, Some(point)).await;
+            let key = format!("{role}-{point}");
+            let mut push = send_answered(&world, &key).await;
+            let ended = tokio::time::timeout(Duration::from_secs(20), world.process(role).ended());
+            assert!(
+                ended.await.is_ok(),
+                "{footing:?} {role} did not crash at {point}"
+            );
+            world.start_role(process, None).await;
+            if push.is_none() {
+                push = send_answered(&world, &key).await;
+            }
+            pushes.push(push.unwrap());
+        }
+        audit(&world, &pushes, tap.as_mut()).await;
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_killed_and_restarted_loses_no_push_and_releases_who_waits() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    if !footings().contains(&Footing::Servers) {
+        return;
+    }
+    let world = World::start(Footing::Servers, "kill-broker").await;
+    phone(&world).await;
+    let mut pushes = Vec::new();
+    for n in 0..10 {
+        pushes.push(send_answered(&world, &format!("before-{n}")).await.unwrap());
+    }
+    // A foreign RabbitMQ is not ours to kill.
+    if control("BROKER", "kill") {
+        for n in 0..10 {
+            let push = send_answered(&world, &format!("without-{n}")).await;
+            pushes.push(push.expect("a push is taken without a broker: it waits in the outbox"));
+        }
+        control("BROKER", "start");
+    }
+    for n in 0..10 {
+        pushes.push(send_answered(&world, &format!("after-{n}")).await.unwrap());
+    }
+    audit(&world, &pushes, None).await;
+    for push in &pushes {
+        let rings = world.fleet.rings("apple", push);
+        assert!((1..=2).contains(&rings), "{push} rang {rings} times");
+    }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_killed_and_restarted_loses_no_push() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    if !footings().contains(&Footing::Servers) {
+        return;
+    }
+    let world = World::start(Footing::Servers, "kill-db").await;
+    let mut tap = tap(&world).await;
+    phone(&world).await;
+    let mut pushes = Vec::new();
+    for n in 0..10 {
+        pushes.push(send_answered(&world, &format!("before-{n}")).await.unwrap());
+    }
+    if control("DATABASE", "kill") {
+        let refused = send_answered(&world, "while-down").await;
+        assert_eq!(refused, None, "not taken, and not said to be");
+        control("DATABASE", "start");
+    }
+    let again = until(30, "taken again", || send_answered(&world, "while-down")).await;
+    pushes.push(again);
+    audit(&world, &pushes, tap.as_mut()).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_load_finishes_what_was_taken() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "term").await;
+        phone(&world).await;
+        let mut pushes = Vec::new();
+        for round in 0..3 {
+            for n in 0..20 {
+                pushes.push(
+                    send_answered(&world, &format!("{round}-{n}"))
+                        .await
+                        .unwrap(),
+                );
+            }
+            let role = world.process_of("worker");
+            let status = world.process("worker").terminate().await;
+            assert!(
+                status.success(),
+                "{footing:?}: {}",
+                world.process("worker").said()
+            );
+            world.start_role(role, None).await;
+        }
+        audit(&world, &pushes, None).await;
+        for push in &pushes {
+            assert_eq!(
+                world.fleet.rings("apple", push),
+                1,
+                "{footing:?} a clean stop doubles nothing"
+            );
+        }
+        let shown = world.show(&pushes[0]).await;
+        assert_eq!(shown["deliveries"][0]["attempts"], json!(1));
+        world.end().await;
+    }
+}

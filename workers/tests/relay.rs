@@ -158,17 +158,22 @@ async fn what_a_crash_left_behind_is_published_after_its_lease_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_message_stays_promised_and_does_not_hold_up_the_others() {
+async fn a_message_for_a_queue_that_is_gone_is_parked_and_does_not_hold_up_the_others() {
     let bed = Bed::new().await;
     let mut sent = jobs(2);
     sent.insert(1, message(Route::Direct("ext.acme.erp".to_owned())));
     bed.commit(&sent).await;
     let (relay, _handle) = bed.relay();
     bed.clock.advance(LEASE);
-    assert_eq!(relay.sweep().await.unwrap(), 2);
+    assert_eq!(relay.sweep().await.unwrap(), 3);
+    let parked = bed.broker.depth(Queue::Parking).await.unwrap().ready;
     assert_eq!(
-        (bed.ready().await, bed.outbox.pending().await.unwrap()),
-        (2, 1)
+        (
+            bed.ready().await,
+            parked,
+            bed.outbox.pending().await.unwrap()
+        ),
+        (2, 1, 0)
     );
     bed.end().await;
 }

@@ -59,7 +59,7 @@ pub enum Queue {
     JobsBulk,
     /// Completion events for the wait-on-push activity: durable, shared by all waiters.
     StatusWait,
-    /// Completion events for this process alone: gone with its connection.
+    /// Completion events for this process alone: gone with its connection. After a gap in them an error is delivered in their place.
     StatusOwn,
     /// Completion events on their way to the queues of third parties.
     StatusForward,
@@ -110,6 +110,12 @@ impl Delivery {
         }
     }
 
+    /// Says to a consumer of [`Queue::StatusOwn`] that events may have passed it by: it reads the state again. Nothing is settled by it.
+    fn gap() -> Self {
+        let message = Err("events may have been missed".to_owned());
+        Self::new(message, bytes::Bytes::new(), false, Box::new(Nothing))
+    }
+
     /// Forgets the message. Call it only after what replaces it is committed or confirmed.
     pub async fn ack(&self) -> bool {
         self.settlement.settle(Settle::Ack).await
@@ -118,6 +124,16 @@ impl Delivery {
     /// Hands the message back, for shutdown.
     pub async fn requeue(&self) -> bool {
         self.settlement.settle(Settle::Requeue).await
+    }
+}
+
+/// The settlement of what is no message.
+struct Nothing;
+
+#[async_trait::async_trait]
+impl Settlement for Nothing {
+    async fn settle(&self, _how: Settle) -> bool {
+        true
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::db::{Arg, Error, Statement, Tx};
 use super::pushes::push_of;
-use super::{PushRow, Store, parsed, to_json};
+use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{Content, Target, UserStatus};
 use crate::id::{PushId, StoreId, UserId};
@@ -275,8 +275,10 @@ impl Store {
             .map(|push| (&push.store, push.lane, &push.id));
         let messages = jobs(fresh, now);
         crate::crash::point("A2");
-        self.commit(tx, messages, now).await?;
-        crate::crash::point("A4");
+        Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        tx.commit().await?;
+        crate::crash::point("A3");
+        self.handover.published_soon(messages);
         Ok(results)
     }
 }

@@ -137,6 +137,10 @@ pub(super) async fn feed_own(
             }
             Err(broadcast::error::RecvError::Lagged(lost)) => {
                 tracing::warn!(lost, "a consumer of events fell behind");
+                drop(permit);
+                if to.send(Delivery::gap()).await.is_err() {
+                    return;
+                }
             }
             Err(broadcast::error::RecvError::Closed) => return,
         }

@@ -151,6 +151,9 @@ impl Consumer {
                     Err(_) => return,
                 },
             };
+            if self.queue == Queue::StatusOwn && to.send(Delivery::gap()).await.is_err() {
+                return retire(session).await;
+            }
         }
     }
 
