@@ -358,8 +358,9 @@ impl Dev {
             self.context.store
         ));
         output.line("Loopback only. Not for production.");
+        let program = program();
         output.line(&format!(
-            "Next, in another terminal: countersign send {USER} \"Sign in to Payroll\" --wait"
+            "Next, in another terminal: {program} send {USER} \"Sign in to Payroll\" --wait"
         ));
     }
 
@@ -370,6 +371,22 @@ impl Dev {
         self.gateway.stop();
         finished
     }
+}
+
+/// How this program is called from here.
+fn program() -> String {
+    let name = "countersign".to_owned();
+    let Ok(own) = std::env::current_exe() else {
+        return name;
+    };
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(&name) == own));
+    if found {
+        return name;
+    }
+    let here = std::env::current_dir().ok();
+    let near = here.and_then(|here| own.strip_prefix(here).ok().map(Path::to_path_buf));
+    near.unwrap_or(own).display().to_string()
 }
 
 /// The database of a data folder.

@@ -165,7 +165,7 @@ async fn worker_killed_after_the_providers_answer_before_its_record() {
         );
         world.start_role(role, None).await;
         // The lease of the dead worker runs out, another one sends again, under the same identifiers.
-        until(60, "sent again", || async {
+        until(90, "sent again", || async {
             let sent = world.gateway.receipts_for(token.expose());
             (sent.len() == 2).then_some(())
         })

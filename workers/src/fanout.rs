@@ -19,13 +19,14 @@ use shared::store::{Claimed, DeliveryResult, Recorded, Store, Wanted};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a worker may hold a delivery: a wait for a place, a call with its timeout, and the record.
-pub const LEASE: Millis = 30_000;
+/// How long a worker may hold a delivery: a wait for a place, a call with its timeout and a renewed access token, and the record. A longer
+/// call costs a second push under the same identifiers, nothing else.
+pub const LEASE: Millis = 40_000;
 /// How many pushes and retries one claim takes at most.
 const CLAIM: usize = 500;
 /// How many results one record takes at most.
@@ -276,7 +277,6 @@ impl FanOut {
 
 /// Calls the provider once and decides what follows.
 async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedClock) -> Recorded {
-    let began = Instant::now();
     let result = match provider {
         Some(provider) => {
             let call = Call {
@@ -295,9 +295,6 @@ async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedC
         },
     };
     let carrier = claimed.provider.as_str();
-    metrics::counter!("countersign_delivery_attempts_total", "provider" => carrier, "result" => result.label()).increment(1);
-    metrics::histogram!("countersign_delivery_attempt_seconds", "provider" => carrier)
-        .record(began.elapsed().as_secs_f64());
     let attempt = Attempt {
         provider: claimed.provider,
         lane: claimed.lane,
