@@ -11,10 +11,6 @@ CREATE UNIQUE INDEX deliveries_once ON deliveries (push_id, device_id);
 CREATE TABLE appkey_policies (
     store_id TEXT COLLATE "C" NOT NULL REFERENCES stores (id), rp TEXT COLLATE "C" NOT NULL, platforms TEXT COLLATE "C" NOT NULL, max_devices BIGINT NOT NULL,
     user_verification TEXT COLLATE "C" NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (store_id, rp));
-CREATE TABLE idempotency (
-    store_id TEXT COLLATE "C" NOT NULL, key TEXT COLLATE "C" NOT NULL, hash TEXT COLLATE "C" NOT NULL, status BIGINT NOT NULL, body TEXT COLLATE "C" NOT NULL,
-    created_at BIGINT NOT NULL, PRIMARY KEY (store_id, key));
-CREATE INDEX idempotency_old ON idempotency (created_at);
 CREATE INDEX devices_by_address ON devices (store_id, address) WHERE address IS NOT NULL;
 ALTER TABLE deliveries ADD COLUMN decision TEXT COLLATE "C";
 ALTER TABLE deliveries ADD COLUMN proof_hash TEXT COLLATE "C";

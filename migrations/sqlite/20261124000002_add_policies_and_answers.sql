@@ -11,10 +11,6 @@ CREATE UNIQUE INDEX deliveries_once ON deliveries (push_id, device_id);
 CREATE TABLE appkey_policies (
     store_id TEXT NOT NULL REFERENCES stores (id), rp TEXT NOT NULL, platforms TEXT NOT NULL, max_devices BIGINT NOT NULL,
     user_verification TEXT NOT NULL, created_at BIGINT NOT NULL, PRIMARY KEY (store_id, rp));
-CREATE TABLE idempotency (
-    store_id TEXT NOT NULL, key TEXT NOT NULL, hash TEXT NOT NULL, status BIGINT NOT NULL, body TEXT NOT NULL,
-    created_at BIGINT NOT NULL, PRIMARY KEY (store_id, key));
-CREATE INDEX idempotency_old ON idempotency (created_at);
 CREATE INDEX devices_by_address ON devices (store_id, address) WHERE address IS NOT NULL;
 ALTER TABLE deliveries ADD COLUMN decision TEXT;
 ALTER TABLE deliveries ADD COLUMN proof_hash TEXT;

@@ -163,7 +163,7 @@ impl From<Device> for DeviceView {
     }
 }
 
-/// Register a device.
+/// Register a device. The same key again gives the device that it made.
 #[utoipa::path(post, path = "/v1/stores/{store}/users/{user}/devices", tag = "devices",
     params(("store" = String, Path), ("user" = String, Path)), request_body = Registration,
     responses((status = 201, body = DeviceView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]

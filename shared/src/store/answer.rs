@@ -5,7 +5,7 @@ use super::ending::{announce, device_done, rows_of};
 use super::pushes::{delivery_of, push_of};
 use super::{Device, PushRow, Store, maybe_parsed, parsed};
 use crate::clock::Millis;
-use crate::domain::{Candidate, Kind, PushState};
+use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
 use crate::id::{DeliveryId, DeviceId, PushId};
 
@@ -15,7 +15,8 @@ const WRONG_CODES: i64 = 5;
 const PROMPTS: i64 = 50;
 
 static OPEN: Statement = Statement::new(
-    "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id
+    "SELECT p.*, u.preferred_device, d.state AS delivery_state FROM pushes p JOIN users u ON u.id = p.user_id
+     LEFT JOIN deliveries d ON d.push_id = p.id AND d.device_id = $5
      WHERE p.user_id = $1 AND p.rp = $2 AND p.ended_at IS NULL AND p.expires_at > $3 AND p.state IN ('accepted', 'pending')
      ORDER BY p.id LIMIT $4",
 );
@@ -68,6 +69,8 @@ static STORED: Statement =
 pub struct Prompt {
     /// The push.
     pub push: PushRow,
+    /// Does its delivery say already that the device has it?
+    pub seen: bool,
 }
 
 /// A verified answer.
@@ -129,6 +132,7 @@ impl Store {
             Arg::Text(&device.rp),
             Arg::Int(now),
             Arg::Int(PROMPTS),
+            Arg::Text(device.id.as_str()),
         ];
         let rows = self.db.fetch(&OPEN, &args).await?;
         if rows.is_empty() {
@@ -140,8 +144,12 @@ impl Store {
             let push = push_of(row)?;
             let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
             let chosen = push.target.chosen(&active, preferred.as_ref());
-            if chosen.iter().any(|one| one.device == device.id) {
-                prompts.push(Prompt { push });
+            let state: Option<DeliveryState> = maybe_parsed(row, "delivery_state")?;
+            // This device has answered a generic push that others have not.
+            let answered = state == Some(DeliveryState::Answered);
+            if !answered && chosen.iter().any(|one| one.device == device.id) {
+                let seen = state == Some(DeliveryState::Fetched);
+                prompts.push(Prompt { push, seen });
             }
         }
         Ok(prompts)
@@ -163,11 +171,17 @@ impl Store {
         let active = self.siblings(device).await?;
         let chosen = found.target.chosen(&active, preferred.as_ref());
         if chosen.iter().any(|one| one.device == device.id) {
-            return Ok(Some(Prompt { push: found }));
+            return Ok(Some(Prompt {
+                push: found,
+                seen: false,
+            }));
         }
         let args = [Arg::Text(push.as_str()), Arg::Text(device.id.as_str())];
         let asked = !self.db.fetch(&HAS_DELIVERY, &args).await?.is_empty();
-        Ok(asked.then_some(Prompt { push: found }))
+        Ok(asked.then_some(Prompt {
+            push: found,
+            seen: false,
+        }))
     }
 
     /// The device has seen the prompt.

@@ -10,6 +10,9 @@ use crate::secret::Secret;
 
 static LOCK_USER: Statement =
     Statement::new("UPDATE users SET status = status WHERE store_id = $1 AND id = $2 RETURNING id");
+static SAME_KEY: Statement = Statement::new(
+    "SELECT * FROM devices WHERE user_id = $1 AND rp = $2 AND public_key = $3 AND state <> 'revoked'",
+);
 static COUNT: Statement = Statement::new(
     "SELECT COUNT(*) AS n FROM devices WHERE user_id = $1 AND rp = $2 AND state <> 'revoked'",
 );
@@ -114,7 +117,8 @@ fn device_of(row: &Row) -> Result<Device, Error> {
 }
 
 impl Store {
-    /// Registers a device. Two registrations at once cannot exceed `max_devices`: the user's row is locked.
+    /// Registers a device. The same key again is the same device, so a caller who heard nothing may repeat. Two registrations at once cannot
+    /// exceed `max_devices`: the user's row is locked.
     pub async fn add_device(
         &self,
         store: &StoreId,
@@ -127,6 +131,15 @@ impl Store {
         let of = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
         if tx.fetch(&LOCK_USER, &of).await?.is_empty() {
             return Ok(Err(Refused::NoUser));
+        }
+        let key = to_json(&new.key);
+        let same = [
+            Arg::Text(user.as_str()),
+            Arg::Text(&new.rp),
+            Arg::Text(&key),
+        ];
+        if let Some(row) = tx.fetch(&SAME_KEY, &same).await?.first() {
+            return Ok(Ok(device_of(row)?));
         }
         let count = tx
             .fetch(&COUNT, &[Arg::Text(user.as_str()), Arg::Text(&new.rp)])
@@ -160,7 +173,7 @@ impl Store {
             Arg::Text(&new.rp),
             Arg::Text(&new.name),
             Arg::Text(&new.platform),
-            Arg::Text(&to_json(&new.key)),
+            Arg::Text(&key),
             Arg::Text(state.as_str()),
             Arg::MaybeText(provider),
             Arg::MaybeText(token),

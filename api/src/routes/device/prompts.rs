@@ -63,7 +63,7 @@ pub(crate) async fn list(
 ) -> Result<Json<Listed<PromptView>>, Problem> {
     let now = app.clock.now();
     let prompts = app.store.prompts(&call.device, now).await?;
-    for prompt in &prompts {
+    for prompt in prompts.iter().filter(|prompt| !prompt.seen) {
         app.store
             .fetched(&call.device.id, &prompt.push.id, now)
             .await?;
