@@ -43,6 +43,10 @@ pub struct Options {
     pub waits: Waits,
     /// How the outside reaches this server: the beginning of process links.
     pub public_url: String,
+    /// Can a push be answered through a queue of the sender's?
+    pub reply_queues: bool,
+    /// May a push policy name providers other than Apple and Google?
+    pub any_provider: bool,
     /// Ends every wait and stream.
     pub stop: CancellationToken,
 }
@@ -60,6 +64,8 @@ pub struct Inner {
     pub(crate) intake: Intake,
     pub(crate) waits: Waits,
     pub(crate) public_url: String,
+    pub(crate) reply_queues: bool,
+    pub(crate) any_provider: bool,
     pub(crate) stop: CancellationToken,
     pub(crate) keys: KeyCache,
     pub(crate) replays: Replays,
@@ -85,6 +91,8 @@ impl App {
             intake: options.intake,
             waits: options.waits,
             public_url: options.public_url.trim_end_matches('/').to_owned(),
+            reply_queues: options.reply_queues,
+            any_provider: options.any_provider,
             stop: options.stop,
             keys: KeyCache::default(),
             replays: Replays::default(),
@@ -116,7 +124,13 @@ pub fn router(app: App) -> (Router, OpenApi) {
 
 async fn measure(request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let method = request.method().to_string();
+    // Anybody may send any word as a method; each would become a series.
+    let method = match request.method().as_str() {
+        known @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS") => {
+            known.to_owned()
+        }
+        _ => "other".to_owned(),
+    };
     let route = request
         .extensions()
         .get::<MatchedPath>()

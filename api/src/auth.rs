@@ -68,7 +68,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    fn has(&self, scope: &str) -> bool {
+    /// Has its key this scope?
+    pub(crate) fn has(&self, scope: &str) -> bool {
         self.owner
             .scopes
             .iter()

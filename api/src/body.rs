@@ -15,13 +15,13 @@ use utoipa::ToSchema;
 /// No request of ours is longer; batches have their own door.
 const MAX_BODY: usize = 64 * 1024;
 
-/// A valid body.
+/// A valid body, read into its type.
 pub(crate) struct Valid<T> {
-    /// Read into its type.
     pub(crate) value: T,
-    /// As it was sent, for the idempotency hash.
-    pub(crate) sent: Value,
 }
+
+/// A body that is JSON, for handlers that check more than a schema can say.
+pub(crate) struct Sent(pub(crate) Value);
 
 fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
     static ALL: OnceLock<RwLock<HashMap<TypeId, Arc<Validator>>>> = OnceLock::new();
@@ -140,38 +140,58 @@ pub(crate) async fn bytes_of(request: Request) -> Result<bytes::Bytes, Problem> 
         .map_err(|_| Code::TooLarge.into())
 }
 
-/// Reads a valid `T` from bytes.
-pub(crate) fn read<T: ToSchema + DeserializeOwned + 'static>(
-    bytes: &[u8],
-) -> Result<Valid<T>, Problem> {
-    let sent: Value = serde_json::from_slice(bytes).map_err(|error| {
+fn json_of(bytes: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         Problem::new(Code::MalformedJson).detail(place)
-    })?;
-    let faults = faults_of::<T>(&sent);
+    })
+}
+
+/// Reads a `T` from JSON that has no `faults`.
+pub(crate) fn typed<T: DeserializeOwned>(sent: Value, faults: Vec<Fault>) -> Result<T, Problem> {
     if !faults.is_empty() {
         return Err(Problem::faults(faults));
     }
-    match serde_json::from_value(sent.clone()) {
-        Ok(value) => Ok(Valid { value, sent }),
-        // The schema let through what the type does not take, for example an identifier of another kind.
-        Err(error) => Err(Problem::fault("", "invalid", &error.to_string())),
-    }
+    // The schema let through what the type does not take, for example an identifier of another kind.
+    serde_json::from_value(sent).map_err(|error| Problem::fault("", "invalid", &error.to_string()))
+}
+
+/// Reads a valid `T` from bytes.
+pub(crate) fn read<T: ToSchema + DeserializeOwned + 'static>(bytes: &[u8]) -> Result<T, Problem> {
+    let sent = json_of(bytes)?;
+    let faults = faults_of::<T>(&sent);
+    typed(sent, faults)
 }
 
 impl<S: Send + Sync, T: ToSchema + DeserializeOwned + 'static> FromRequest<S> for Valid<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
-        let media = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split(';').next())
-            .map(|value| value.trim().to_ascii_lowercase());
-        if media.as_deref() != Some("application/json") {
-            return Err(Code::UnsupportedMedia.into());
-        }
-        read(&bytes_of(request).await?)
+        must_be_json(&request)?;
+        let value = read(&bytes_of(request).await?)?;
+        Ok(Self { value })
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Sent {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        must_be_json(&request)?;
+        json_of(&bytes_of(request).await?).map(Self)
+    }
+}
+
+fn must_be_json(request: &Request) -> Result<(), Problem> {
+    let media = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .map(|value| value.trim().to_ascii_lowercase());
+    if media.as_deref() == Some("application/json") {
+        Ok(())
+    } else {
+        Err(Code::UnsupportedMedia.into())
     }
 }

@@ -8,27 +8,42 @@ use bytes::Bytes;
 use http::header;
 use shared::clock::Millis;
 use shared::crypto::{REQUEST_TOLERANCE_S, Signed};
-use shared::domain::DeviceState;
+use shared::id::DeviceId;
 use shared::store::Device;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-/// How many request identifiers are remembered. Beyond it requests are refused until the oldest are too old to be replayed.
-const MAX_REMEMBERED: usize = 200_000;
+/// How many requests of one device are remembered. Beyond it this device is refused, and no other, until its oldest are too old to be
+/// replayed.
+const OF_ONE_DEVICE: usize = 600;
+/// How many requests come between two looks for devices that have gone quiet.
+const SWEEP_EVERY: u64 = 10_000;
 
 /// The identifiers of signed requests that this process has seen, as long as they could come again.
 #[derive(Default)]
-pub(crate) struct Replays(Mutex<HashMap<String, Millis>>);
+pub(crate) struct Replays(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    devices: HashMap<DeviceId, HashMap<String, Millis>>,
+    count: u64,
+}
 
 impl Replays {
     /// `false`: it was here before, or there is no room to remember it.
-    fn first(&self, jti: String, now: Millis) -> bool {
+    fn first(&self, device: &DeviceId, jti: String, now: Millis) -> bool {
         let until = now + 2 * REQUEST_TOLERANCE_S * 1000;
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() >= MAX_REMEMBERED {
-            seen.retain(|_, until| *until > now);
+        seen.count += 1;
+        if seen.count.is_multiple_of(SWEEP_EVERY) {
+            seen.devices
+                .retain(|_, own| own.values().any(|until| *until > now));
         }
-        seen.len() < MAX_REMEMBERED && seen.insert(jti, until).is_none_or(|old| old <= now)
+        let own = seen.devices.entry(device.clone()).or_default();
+        if own.len() >= OF_ONE_DEVICE {
+            own.retain(|_, until| *until > now);
+        }
+        own.len() < OF_ONE_DEVICE && own.insert(jti, until).is_none_or(|old| old <= now)
     }
 }
 
@@ -57,9 +72,8 @@ impl FromRequest<App> for DeviceCall {
         let signed = Signed::read(&authorization).map_err(|_| refused())?;
         let device = app
             .store
-            .device(&signed.device)
+            .trusted_device(&signed.device)
             .await?
-            .filter(|device| device.state == DeviceState::Active)
             .ok_or_else(refused)?;
         let now = app.clock.now();
         let checked = signed.check(&device.key, &method, &path, &body, now);
@@ -67,7 +81,7 @@ impl FromRequest<App> for DeviceCall {
             tracing::warn!(device = %device.id, %fault, "a device's request was refused");
             refused()
         })?;
-        if !app.replays.first(format!("{}{jti}", device.id), now) {
+        if !app.replays.first(&device.id, jti, now) {
             tracing::warn!(device = %device.id, "a device's request came twice");
             return Err(refused());
         }

@@ -57,6 +57,11 @@ impl Context {
         let from = |given: Option<String>, variable: &str, saved: Option<String>| {
             given.or_else(|| std::env::var(variable).ok()).or(saved)
         };
+        // The key of a development server is for that server only.
+        let asked = url
+            .clone()
+            .or_else(|| std::env::var("COUNTERSIGN_URL").ok());
+        let saved = saved.filter(|saved| asked.as_ref().is_none_or(|url| *url == saved.url));
         let of = |part: fn(&Self) -> String| saved.as_ref().map(part);
         let url = from(url, "COUNTERSIGN_URL", of(|c| c.url.clone()));
         let key = from(key, "COUNTERSIGN_KEY", of(|c| c.key.expose().to_owned()));

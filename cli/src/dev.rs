@@ -209,7 +209,8 @@ async fn set_policies(
         .await?;
     let definition = Definition {
         name: "demo".to_owned(),
-        version: 1,
+        // The newest of a tag counts, and the port may be another one each time.
+        version: now,
         tag: Some("live".to_owned()),
         start_url: format!("{base}/demo/process"),
     };
@@ -287,6 +288,8 @@ impl Dev {
             queue_url: Secret::new("embedded:"),
             queue_prefix: "cs".to_owned(),
             extra_ca_pem: Some(gateway.ca_pem().to_owned()),
+            any_provider: true,
+            probes: None,
             log_filter: String::new(),
             log_json: false,
         };

@@ -9,6 +9,8 @@ pub enum Exit {
     Done = 0,
     /// Something failed.
     Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
     /// The settings are wrong.
     Settings = 3,
     /// The server said that this is not allowed, or not there.

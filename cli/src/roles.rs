@@ -5,7 +5,9 @@ use crate::exit::{Exit, Failure, chain};
 use crate::settings::Settings;
 use api::{App, Options};
 use axum::Router;
+use axum::routing::get;
 use clap::ValueEnum;
+use http::StatusCode;
 use shared::broker::{self, SharedBroker};
 use shared::clock::SharedClock;
 use shared::crypto::ServerSecret;
@@ -14,6 +16,7 @@ use shared::message::Lane;
 use shared::secret::Secret;
 use shared::store::{Db, Handover, Outbox, Store};
 use shared::wait::Waits;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +57,35 @@ pub struct Ground {
     /// The server's secret.
     pub secret: Arc<ServerSecret>,
     relay: Relay,
+    alone: Option<Alone>,
+}
+
+/// The claim to an embedded deployment: one process. It goes with the process, however that ends.
+struct Alone(#[expect(dead_code, reason = "held: the lock is gone when it is dropped")] File);
+
+impl Alone {
+    fn claim(settings: &Settings) -> Result<Option<Self>, Failure> {
+        if !settings.queue_url.expose().starts_with("embedded:") {
+            return Ok(None);
+        }
+        let url = settings.database_url.expose();
+        let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+        let path = path.split('?').next().unwrap_or_default();
+        if path.is_empty() || path == ":memory:" {
+            return Ok(None);
+        }
+        let path = format!("{path}.lock");
+        let failed = |what: String| Failure::new(Exit::Failed, what);
+        let file =
+            File::create(&path).map_err(|error| failed(format!("cannot make {path}: {error}")))?;
+        file.try_lock().map_err(|_| {
+            failed(format!(
+                "another process serves {url}: the embedded queue is for one"
+            ))
+            .fix("stop the other one, or use PostgreSQL and RabbitMQ")
+        })?;
+        Ok(Some(Self(file)))
+    }
 }
 
 /// A running process.
@@ -71,17 +103,35 @@ pub struct Running {
     intake: TaskTracker,
     stop_relay: CancellationToken,
     relay: JoinHandle<()>,
+    _alone: Option<Alone>,
 }
 
 /// Host and port of an address that may hold a password.
 pub fn place_of(url: &Secret) -> String {
     let rest = url.expose();
     let Some((scheme, rest)) = rest.split_once("://") else {
-        return rest.to_owned();
+        // A file, or nothing that can be shown for sure.
+        return match rest.split_once(':') {
+            Some(("sqlite", path)) => format!("sqlite:{path}"),
+            Some((scheme, _)) => format!("{scheme}:"),
+            None => "an address without a scheme".to_owned(),
+        };
     };
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = host.split(['/', '?']).next().unwrap_or_default();
     format!("{scheme}://{host}")
+}
+
+/// The embedded queue is in one process, which then has to do everything.
+pub fn check_roles(settings: &Settings, roles: &[Role]) -> Result<(), Failure> {
+    let all = [Role::Api, Role::Worker, Role::Waiter];
+    let embedded = settings.queue_url.expose().starts_with("embedded:");
+    if !embedded || all.iter().all(|role| roles.contains(role)) {
+        return Ok(());
+    }
+    let what = "queue.url: with embedded: one process has every role";
+    Err(Failure::new(Exit::Settings, what)
+        .fix("countersign serve --role api --role worker --role waiter, or queue.url (AMQP_URL)"))
 }
 
 /// Opens the database and brings its schema up to date.
@@ -103,6 +153,7 @@ impl Ground {
     pub async fn open(settings: &Settings, clock: SharedClock) -> Result<Self, Failure> {
         let secret = ServerSecret::new(&settings.secret)
             .ok_or_else(|| Failure::new(Exit::Settings, "server.secret is too short"))?;
+        let alone = Alone::claim(settings)?;
         let db = open_database(&settings.database_url).await?;
         let failed = |error: &broker::Error| {
             Failure::new(
@@ -125,6 +176,7 @@ impl Ground {
             Outbox::new(db.clone()),
             broker.clone(),
             clock.clone(),
+            handover.clone(),
             committed,
         );
         Ok(Self {
@@ -133,6 +185,7 @@ impl Ground {
             clock,
             secret: Arc::new(secret),
             relay,
+            alone,
         })
     }
 
@@ -155,6 +208,7 @@ impl Ground {
             intake: TaskTracker::new(),
             relay: tokio::spawn(self.relay.run(stop_relay.clone())),
             stop_relay,
+            _alone: self.alone,
         };
         for role in roles {
             match role {
@@ -215,6 +269,8 @@ impl Running {
             intake: Intake::start(&self.store, clock, writers, &self.intake),
             waits,
             public_url: settings.public_url.clone(),
+            reply_queues: !settings.queue_url.expose().starts_with("embedded:"),
+            any_provider: settings.any_provider,
             stop: self.stop.clone(),
         });
         let (mut router, _) = api::router(app);
@@ -279,6 +335,30 @@ impl Running {
         let until = self.stop.clone();
         self.roles
             .spawn(async move { ended(forwarder.run(until).await) });
+    }
+
+    /// Serves probes and `metrics` on a listener of their own.
+    pub fn start_probes(&mut self, listener: TcpListener, metrics: Router) {
+        let (store, broker) = (self.store.clone(), self.broker.clone());
+        let ready = move || async move {
+            let database = store.next_deadline().await.is_ok();
+            let broker = broker.healthy().await;
+            let status = if database {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            (status, format!("database {database}, broker {broker}\n"))
+        };
+        let router = metrics
+            .route("/livez", get(async || "ok\n"))
+            .route("/readyz", get(ready));
+        let until = self.stop.clone();
+        self.roles.spawn(async move {
+            api::serve(listener, router, until)
+                .await
+                .map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+        });
     }
 
     /// Ends when a role has ended by itself, which is a failure.

@@ -1,5 +1,6 @@
 //! Settings: defaults, then a TOML file, then the environment. Every fault is told at once, each with its key.
 
+use crate::telemetry;
 use shared::crypto::ServerSecret;
 use shared::secret::Secret;
 use std::collections::BTreeMap;
@@ -64,6 +65,16 @@ const KEYS: &[Key] = &[
         "A PEM file of certificate authorities to trust towards push providers, beside the system's.",
     ),
     key(
+        "push.any_provider",
+        Some("false"),
+        "`true`: push policies may name providers other than Apple and Google, such as a simulator or a proxy.",
+    ),
+    key(
+        "probes.listen",
+        None,
+        "Where `/livez`, `/readyz` and `/metrics` are served apart from the API; for processes without it.",
+    ),
+    key(
         "log.filter",
         Some("info"),
         "What is logged, as `RUST_LOG` writes it.",
@@ -88,6 +99,10 @@ pub struct Settings {
     pub queue_prefix: String,
     /// Certificate authorities to trust towards providers, PEM.
     pub extra_ca_pem: Option<String>,
+    /// May push policies name any provider?
+    pub any_provider: bool,
+    /// Where probes are served apart from the API.
+    pub probes: Option<SocketAddr>,
     /// What is logged.
     pub log_filter: String,
     /// JSON instead of text.
@@ -215,9 +230,26 @@ fn from_environment(environment: Environment<'_>, values: &mut Values) {
 }
 
 impl Settings {
-    /// Reads them all. `file`: one that must exist.
-    pub fn read(file: Option<&Path>, environment: Environment<'_>) -> Result<Self, Vec<Fault>> {
+    /// Reads them all. `file`: one that must exist. `variables`: the names of all variables, of which none may be a setting that is not known.
+    pub fn read(
+        file: Option<&Path>,
+        environment: Environment<'_>,
+        variables: &[String],
+    ) -> Result<Self, Vec<Fault>> {
         let (mut values, mut faults) = (Values::new(), Vec::new());
+        for variable in variables {
+            // Two underscores: a setting, and not one of the commands' own variables.
+            let name = variable
+                .strip_prefix("COUNTERSIGN_")
+                .filter(|name| name.contains("__"));
+            let name = name.map(|name| name.to_lowercase().replace("__", "."));
+            if let Some(name) = name.filter(|name| known(name).is_none()) {
+                faults.push(Fault {
+                    key: variable.clone(),
+                    what: unknown(&name),
+                });
+            }
+        }
         let file = file
             .map(Path::to_path_buf)
             .or_else(|| environment("COUNTERSIGN_CONFIG").map(PathBuf::from))
@@ -229,6 +261,7 @@ impl Settings {
         Self::check(&values, faults)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one key after the other")]
     fn check(values: &Values, mut faults: Vec<Fault>) -> Result<Self, Vec<Fault>> {
         let mut fault = |key: &str, what: &str| {
             let origin = values
@@ -272,10 +305,10 @@ impl Settings {
         let (database_url, queue_url) = (text("database.url"), text("queue.url"));
         let sqlite = database_url.starts_with("sqlite:");
         if !sqlite
-            && !database_url.starts_with("postgres:")
-            && !database_url.starts_with("postgresql:")
+            && !database_url.starts_with("postgres://")
+            && !database_url.starts_with("postgresql://")
         {
-            fault("database.url", "must begin with sqlite: or postgres:");
+            fault("database.url", "must begin with sqlite: or postgres://");
         }
         if queue_url.starts_with("embedded:") {
             if !sqlite {
@@ -284,8 +317,11 @@ impl Settings {
                     "embedded: keeps its queues in SQLite; use amqp: with PostgreSQL",
                 );
             }
-        } else if !queue_url.starts_with("amqp:") && !queue_url.starts_with("amqps:") {
-            fault("queue.url", "must begin with embedded:, amqp: or amqps:");
+        } else if !queue_url.starts_with("amqp://") && !queue_url.starts_with("amqps://") {
+            fault(
+                "queue.url",
+                "must begin with embedded:, amqp:// or amqps://",
+            );
         }
         let queue_prefix = text("queue.prefix");
         let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
@@ -302,6 +338,26 @@ impl Settings {
                 })
                 .ok()
         });
+        let any_provider = text("push.any_provider");
+        if !matches!(any_provider.as_str(), "true" | "false") {
+            fault("push.any_provider", "must be true or false");
+        }
+        let probes = values.get("probes.listen").and_then(|value| {
+            let parsed = value.text.parse().ok();
+            if parsed.is_none() {
+                fault(
+                    "probes.listen",
+                    "must be an address and a port, such as 127.0.0.1:7071",
+                );
+            }
+            parsed
+        });
+        if !telemetry::is_filter(&text("log.filter")) {
+            fault(
+                "log.filter",
+                "is not a filter, such as info or countersign=debug,warn",
+            );
+        }
         let log_format = text("log.format");
         if !matches!(log_format.as_str(), "text" | "json") {
             fault("log.format", "must be text or json");
@@ -317,6 +373,8 @@ impl Settings {
             queue_url: Secret::new(queue_url),
             queue_prefix,
             extra_ca_pem,
+            any_provider: any_provider == "true",
+            probes,
             log_filter: text("log.filter"),
             log_json: log_format == "json",
         })
@@ -364,13 +422,19 @@ mod tests {
             "[server]\nlisten = \"nowhere\"\nlisen = \"x\"\nsecret = \"canary\"\n[queue]\nurl = 5\n[log]\nformat = \"xml\"\n",
         )
         .unwrap();
-        let faults = Settings::read(Some(&path), &nothing).unwrap_err();
+        let faults = Settings::read(
+            Some(&path),
+            &nothing,
+            &["COUNTERSIGN_SERVER__LISEN".to_owned()],
+        )
+        .unwrap_err();
         std::fs::remove_file(&path).unwrap();
         let mut keys: Vec<_> = faults.iter().map(|fault| fault.key.as_str()).collect();
         keys.sort_unstable();
         assert_eq!(
             keys,
             [
+                "COUNTERSIGN_SERVER__LISEN",
                 "log.format",
                 "queue.url",
                 "server.lisen",
@@ -387,23 +451,25 @@ mod tests {
 
     #[test]
     fn the_environment_wins_and_pairs_are_checked() {
-        let settings = Settings::read(None, &with("DATABASE_URL", "sqlite:/tmp/x.db")).unwrap();
+        let settings =
+            Settings::read(None, &with("DATABASE_URL", "sqlite:/tmp/x.db"), &[]).unwrap();
         assert_eq!(settings.database_url.expose(), "sqlite:/tmp/x.db");
-        let faults =
-            Settings::read(None, &with("DATABASE_URL", "postgres://u:canary@h/d")).unwrap_err();
+        let faults = Settings::read(None, &with("DATABASE_URL", "postgres://u:canary@h/d"), &[])
+            .unwrap_err();
         assert_eq!(faults[0].key, "queue.url");
         assert!(!format!("{faults:?}").contains("canary"));
     }
 
     #[test]
     fn a_file_that_must_exist_must_exist() {
-        let faults = Settings::read(Some(Path::new("/nowhere.toml")), &with("", "")).unwrap_err();
+        let faults =
+            Settings::read(Some(Path::new("/nowhere.toml")), &with("", ""), &[]).unwrap_err();
         assert_eq!(faults[0].key, "/nowhere.toml");
     }
 
     #[test]
     fn settings_cannot_be_printed_with_their_secrets() {
-        let settings = Settings::read(None, &with("AMQP_URL", "amqp://u:canary@h")).unwrap();
+        let settings = Settings::read(None, &with("AMQP_URL", "amqp://u:canary@h"), &[]).unwrap();
         let shown = format!("{settings:?}");
         assert!(
             !shown.contains("canary") && !shown.contains("sss"),

@@ -2,10 +2,17 @@
 
 use crate::settings::Settings;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
+const UPKEEP: Duration = Duration::from_secs(5);
 /// lapin logs whole returned messages there; ours hold no secret, but a stranger's may.
 const NEVER: &str = "lapin::returned_messages=off";
+
+/// Can this be a filter?
+pub(crate) fn is_filter(filter: &str) -> bool {
+    EnvFilter::try_new(filter).is_ok()
+}
 
 /// Starts logging. A second call changes nothing.
 pub(crate) fn log(filter: &str, json: bool) {
@@ -32,9 +39,18 @@ pub(crate) fn metrics() -> Option<PrometheusHandle> {
     let buckets = [
         0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     ];
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets(&buckets)
         .ok()?
         .install_recorder()
-        .ok()
+        .ok()?;
+    let upkeep = handle.clone();
+    // Without it samples pile up until somebody scrapes, which may be never.
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    Some(handle)
 }

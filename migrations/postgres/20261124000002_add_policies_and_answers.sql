@@ -1,12 +1,12 @@
 ALTER TABLE devices ADD COLUMN address_provider TEXT COLLATE "C";
 ALTER TABLE devices ADD COLUMN updated_at BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE pushes ADD COLUMN enqueued_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE pushes ADD COLUMN fan_out_due BIGINT;
 ALTER TABLE pushes ADD COLUMN definition TEXT COLLATE "C";
 ALTER TABLE pushes ADD COLUMN parameters TEXT COLLATE "C";
 ALTER TABLE pushes ADD COLUMN opened_at BIGINT;
 ALTER TABLE push_policies ADD COLUMN updated_at BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE api_keys ADD COLUMN name TEXT COLLATE "C" NOT NULL DEFAULT '';
-CREATE INDEX pushes_unseen ON pushes (enqueued_at) WHERE state = 'accepted' AND lane = 'interactive';
+CREATE INDEX pushes_fan_out ON pushes (fan_out_due) WHERE fan_out_due IS NOT NULL;
 CREATE UNIQUE INDEX deliveries_once ON deliveries (push_id, device_id);
 CREATE TABLE appkey_policies (
     store_id TEXT COLLATE "C" NOT NULL REFERENCES stores (id), rp TEXT COLLATE "C" NOT NULL, platforms TEXT COLLATE "C" NOT NULL, max_devices BIGINT NOT NULL,
@@ -15,3 +15,5 @@ CREATE INDEX devices_by_address ON devices (store_id, address) WHERE address IS 
 ALTER TABLE deliveries ADD COLUMN decision TEXT COLLATE "C";
 ALTER TABLE deliveries ADD COLUMN proof_hash TEXT COLLATE "C";
 ALTER TABLE pushes ADD COLUMN max_duration BIGINT;
+ALTER TABLE deliveries ADD COLUMN calls BIGINT NOT NULL DEFAULT 0;
+CREATE INDEX inbox_old ON inbox (seen_at);

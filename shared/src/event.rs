@@ -84,10 +84,10 @@ fn event(
 ) -> Event {
     Event {
         specversion: "1.0".to_owned(),
-        id: EventId::derived(id_parts).to_string(),
+        id: EventId::derived(id_parts),
         source: format!("/v1/stores/{store}"),
         kind: format!("countersign.push.{name}.v1"),
-        subject: subject.to_string(),
+        subject: subject.clone(),
         time: rfc3339(now),
         datacontenttype: "application/json".to_owned(),
         // Identifiers, words and numbers: this cannot fail to serialise.
@@ -123,7 +123,11 @@ impl Events {
         for (key, events) in self.0 {
             for part in events.chunks(BATCH) {
                 let (content_type, body, correlation_id) = match part {
-                    [one] => (EVENT, serde_json::to_vec(one), Some(one.subject.clone())),
+                    [one] => (
+                        EVENT,
+                        serde_json::to_vec(one),
+                        Some(one.subject.to_string()),
+                    ),
                     many => (EVENT_BATCH, serde_json::to_vec(many), None),
                 };
                 messages.push(Message {
@@ -142,7 +146,7 @@ impl Events {
 
 /// Reads the events of a status message.
 pub fn decode(message: &Message) -> Result<Vec<Event>, String> {
-    let read = match message.content_type.as_str() {
+    let read: Result<Vec<Event>, _> = match message.content_type.as_str() {
         EVENT => serde_json::from_slice(&message.body).map(|one| vec![one]),
         EVENT_BATCH => serde_json::from_slice(&message.body),
         other => {
@@ -150,13 +154,35 @@ pub fn decode(message: &Message) -> Result<Vec<Event>, String> {
             return Err(format!("content type {shown:?} is no event"));
         }
     };
-    read.map_err(|error| format!("not an event: {error}"))
+    let events = read.map_err(|error| format!("not an event: {error}"))?;
+    for event in &events {
+        event.check()?;
+    }
+    Ok(events)
 }
 
 impl Event {
+    fn is_of_device(&self) -> bool {
+        self.kind.starts_with("countersign.push.device_")
+    }
+
+    /// Is it one of ours, with the data that its type says?
+    fn check(&self) -> Result<(), String> {
+        if !self.kind.starts_with("countersign.push.") {
+            let shown: String = self.kind.chars().take(80).collect();
+            return Err(format!("type {shown:?} is none of ours"));
+        }
+        let read = if self.is_of_device() {
+            serde_json::from_value::<DeviceDone>(self.data.clone()).map(|_| ())
+        } else {
+            serde_json::from_value::<PushEnded>(self.data.clone()).map(|_| ())
+        };
+        read.map_err(|error| format!("not the data of an event: {error}"))
+    }
+
     /// The push's end, where this is the event of one.
     pub fn push_ended(&self) -> Option<PushEnded> {
-        if self.kind.starts_with("countersign.push.device_") {
+        if self.is_of_device() {
             return None;
         }
         serde_json::from_value(self.data.clone()).ok()

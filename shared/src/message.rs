@@ -1,7 +1,7 @@
 //! What goes over the broker: versioned, identifiers only, no secret and no text that a person reads.
 
 use crate::clock::Millis;
-use crate::id::{DeliveryId, MessageId, PushId, StoreId};
+use crate::id::{DeliveryId, EventId, MessageId, PushId, StoreId};
 use serde::{Deserialize, Serialize};
 
 /// The queue class a job belongs to. Interactive jobs never wait behind bulk ones.
@@ -172,14 +172,14 @@ pub struct Event {
     /// `1.0`.
     pub specversion: String,
     /// Follows from what happened, so that a second copy has the same one.
-    pub id: String,
+    pub id: EventId,
     /// `/v1/stores/<store>`.
     pub source: String,
     /// `countersign.push.approved.v1`, `countersign.delivery.completed.v1` and so on.
     #[serde(rename = "type")]
     pub kind: String,
     /// The push.
-    pub subject: String,
+    pub subject: PushId,
     /// RFC 3339, UTC.
     pub time: String,
     /// `application/json`.

@@ -99,9 +99,7 @@ impl Waits {
             match delivery.message.as_ref().map(event::decode) {
                 Ok(Ok(events)) => {
                     for event in &events {
-                        if let Ok(push) = event.subject.parse() {
-                            self.tell(&push);
-                        }
+                        self.tell(&event.subject);
                     }
                 }
                 Ok(Err(_)) | Err(_) => self.tell_all(),

@@ -17,11 +17,10 @@ use shared::id::{DeviceId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::secret::Secret;
 use shared::store::{
-    Address, Answer, Answered, Claimed, Definition, DeliveryResult, DeviceRefused, Handover,
-    InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy, Store,
-    Taken, UserRef, Wanted,
+    Address, Answer, Answered, Claimed, Committed, Definition, DeliveryResult, DeviceRefused,
+    Handover, InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy,
+    Store, Taken, UserRef, Wanted,
 };
-use tokio::sync::mpsc;
 
 const NOW: Millis = 1_000_000;
 const LEASE: Millis = 30_000;
@@ -30,7 +29,7 @@ struct Bed {
     name: &'static str,
     left: Left,
     store: Store,
-    committed: mpsc::Receiver<Vec<Message>>,
+    committed: Committed,
     tenant: StoreId,
     user: UserId,
     devices: Vec<DeviceId>,
@@ -162,8 +161,10 @@ impl Bed {
     /// Everything committed since the last call.
     fn messages(&mut self) -> Vec<Message> {
         let mut all = Vec::new();
-        while let Ok(more) = self.committed.try_recv() {
-            all.extend(more);
+        for class in &mut self.committed {
+            while let Ok(more) = class.try_recv() {
+                all.extend(more);
+            }
         }
         all
     }
@@ -225,6 +226,7 @@ fn result(claimed: &Claimed, result: DeliveryResult) -> Recorded {
     Recorded {
         claimed: claimed.clone(),
         result,
+        called: true,
     }
 }
 
@@ -255,7 +257,7 @@ async fn a_push_is_taken_once_for_an_idempotency_key() {
         let mut locked = bed.push(Kind::Confirm, Target::All);
         locked.user = UserRef::Id(bed.user.clone());
         bed.store
-            .change_user(&bed.tenant, &bed.user, Some(UserStatus::Locked), None)
+            .change_user(&bed.tenant, &bed.user, Some(UserStatus::Locked), None, NOW)
             .await
             .unwrap()
             .unwrap();
@@ -455,7 +457,7 @@ async fn the_first_answer_wins_and_there_is_one_event_per_device_and_one_per_pus
         let push = bed.taken(Kind::Confirm, Target::All).await;
         bed.claimed(&push, NOW).await;
         bed.store
-            .fetched(&bed.devices[0], &push, NOW + 1)
+            .fetched(&bed.devices[0], &[&push], NOW + 1)
             .await
             .unwrap();
         let won = bed
@@ -630,7 +632,13 @@ async fn the_preferred_device_is_asked_alone_and_the_others_on_its_hard_failure_
             escalate_after: Some(10_000),
         };
         bed.store
-            .change_user(&bed.tenant, &bed.user, None, Some(bed.devices[1].as_str()))
+            .change_user(
+                &bed.tenant,
+                &bed.user,
+                None,
+                Some(bed.devices[1].as_str()),
+                NOW,
+            )
             .await
             .unwrap()
             .unwrap();
@@ -726,7 +734,7 @@ async fn without_a_device_a_push_fails_and_without_an_address_it_waits_to_be_fet
         let seen = bed.store.prompts(&quiet, NOW).await.unwrap();
         assert_eq!(seen.len(), 1);
         bed.store
-            .fetched(&quiet.id, &waiting.id, NOW)
+            .fetched(&quiet.id, &[&waiting.id], NOW)
             .await
             .unwrap();
         assert_eq!(bed.states(&waiting.id).await, [DeliveryState::Fetched]);
@@ -927,6 +935,130 @@ async fn lists_go_backwards_in_pages_and_can_be_narrowed() {
                 .await
                 .unwrap()
                 .is_empty()
+        );
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generic_push_waits_for_devices_that_it_has_not_reached_yet() {
+    for mut bed in beds("early").await {
+        let push = bed.taken(Kind::Generic, Target::All).await;
+        let early = bed
+            .answer(&push, Kind::Generic, 0, true, "p0", NOW + 1)
+            .await;
+        let open = matches!(&early, Answered::Counted { state, .. } if !state.is_terminal());
+        assert!(open, "{}: {early:?}", bed.name);
+        let claimed = bed.claimed(&push, NOW + 2).await;
+        assert_eq!(claimed.len(), 1, "the other one is still asked");
+        let last = bed
+            .answer(&push, Kind::Generic, 1, true, "p1", NOW + 3)
+            .await;
+        assert!(matches!(
+            last,
+            Answered::Counted {
+                state: PushState::Completed,
+                ..
+            }
+        ));
+        assert_eq!(
+            bed.events(),
+            ["completed", "device_answered", "device_answered"]
+        );
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_locked_is_not_asked_any_more() {
+    for mut bed in beds("locked").await {
+        let push = bed.taken(Kind::Confirm, Target::All).await;
+        bed.claimed(&push, NOW).await;
+        bed.store
+            .change_user(
+                &bed.tenant,
+                &bed.user,
+                Some(UserStatus::Locked),
+                None,
+                NOW + 1,
+            )
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            bed.events(),
+            ["cancelled", "device_withdrawn", "device_withdrawn"],
+            "{}",
+            bed.name
+        );
+        let row = bed.store.push(&push).await.unwrap().unwrap();
+        assert_eq!(
+            (row.state, row.reason.as_str()),
+            (PushState::Cancelled, "user_blocked")
+        );
+        assert!(
+            bed.store
+                .trusted_device(&bed.devices[0])
+                .await
+                .unwrap()
+                .is_none()
+        );
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_comes_after_the_end_leaves_nothing_behind() {
+    for mut bed in beds("late-fetch").await {
+        let push = bed.taken(Kind::Confirm, Target::All).await;
+        bed.answer(&push, Kind::Confirm, 0, true, "p0", NOW + 1)
+            .await;
+        bed.store
+            .fetched(&bed.devices[1], &[&push], NOW + 2)
+            .await
+            .unwrap();
+        assert_eq!(
+            bed.states(&push).await,
+            [DeliveryState::Answered],
+            "{}",
+            bed.name
+        );
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_key_registered_again_is_the_same_device_with_its_new_address() {
+    for bed in beds("same-key").await {
+        let mut again = device(Some("cc"));
+        let first = bed
+            .store
+            .add_device(&bed.tenant, &bed.user, &again, 10, NOW)
+            .await
+            .unwrap()
+            .unwrap();
+        again.address = Some(Address {
+            provider: Provider::Apns,
+            token: Secret::new("aa"),
+        });
+        again.name = "New name".to_owned();
+        let second = bed
+            .store
+            .add_device(&bed.tenant, &bed.user, &again, 10, NOW + 1)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            (second.id, second.name.as_str()),
+            (first.id, "New name"),
+            "{}",
+            bed.name
+        );
+        let former = bed.store.device(&bed.devices[0]).await.unwrap().unwrap();
+        assert_eq!(
+            former.address_state.as_str(),
+            "invalid",
+            "a token rings at one device"
         );
         bed.end().await;
     }

@@ -29,13 +29,15 @@ async fn every_fault_of_a_body_is_told_at_once_with_its_pointer() {
             "/message",
             "/details/0/value",
             "/unknown",
+            "/expires_in",
+            "/target/devices",
         ] {
             assert!(
                 pointers.contains(&pointer),
                 "{pointer} is not in {pointers:?}"
             );
         }
-        // What the schema cannot say is checked once the form is right.
+        // What the schema cannot say is told with the rest.
         let more = World::confirm(
             &json!({"expires_in": "601s", "target": {"mode": "devices"}, "reply_to": "ext.other.q"}),
         );
@@ -46,7 +48,7 @@ async fn every_fault_of_a_body_is_told_at_once_with_its_pointer() {
             .iter()
             .map(|e| e["pointer"].as_str().unwrap())
             .collect();
-        assert_eq!(pointers, ["/target/devices", "/expires_in", "/reply_to"]);
+        assert_eq!(pointers, ["/target/devices", "/reply_to", "/expires_in"]);
         let nine = World::confirm(&json!({"expires_in": "9s"}));
         assert_eq!(
             world
@@ -156,6 +158,25 @@ async fn a_foreign_store_is_as_absent_as_one_that_never_was() {
             (own.status.as_u16(), &own.body["code"]),
             (403, &json!("forbidden")),
             "its own store, without the scope"
+        );
+        let more = world
+            .in_store("POST", "keys", &json!({"name": "keys", "scopes": ["keys"]}))
+            .await;
+        let giver = Client::new(Context {
+            url: world.address().to_owned(),
+            key: Secret::new(more["key"].as_str().unwrap()),
+            store: world.store.to_string(),
+        });
+        let path = format!("/v1/stores/{}/keys", world.store);
+        let all = json!({"name": "all", "scopes": ["*"]});
+        let refused = giver
+            .call("POST", &path, Some(&all), &[], Duration::ZERO)
+            .await
+            .unwrap();
+        assert_eq!(
+            refused.status.as_u16(),
+            403,
+            "nobody gives away what they lack"
         );
         let path = format!("keys/{}", scoped["id"].as_str().unwrap());
         assert_eq!(

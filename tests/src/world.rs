@@ -132,6 +132,10 @@ impl World {
             ),
             ("COUNTERSIGN_QUEUE__PREFIX".to_owned(), prefix.clone()),
             ("COUNTERSIGN_LOG__FILTER".to_owned(), "info".to_owned()),
+            (
+                "COUNTERSIGN_PUSH__ANY_PROVIDER".to_owned(),
+                "true".to_owned(),
+            ),
         ];
         let mut schema = None;
         let (database, queue) = match footing {

@@ -15,7 +15,7 @@ use shared::clock::{Millis, SharedClock};
 use shared::crash;
 use shared::id::MessageId;
 use shared::message::{Job, Lane, Message, Route};
-use shared::store::{Claimed, DeliveryResult, Recorded, Store, Wanted};
+use shared::store::{Claimed, DeliveryResult, Error as StoreError, Recorded, Store, Wanted};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +27,8 @@ use tokio_util::task::TaskTracker;
 /// How long a worker may hold a delivery: a wait for a place, a call with its timeout and a renewed access token, and the record. A longer
 /// call costs a second push under the same identifiers, nothing else.
 pub const LEASE: Millis = 40_000;
+/// The part of the lease that a call and its record need: later than this nothing is called any more.
+const CALL: Millis = 25_000;
 /// How many pushes and retries one claim takes at most.
 const CLAIM: usize = 500;
 /// How many results one record takes at most.
@@ -81,7 +83,8 @@ struct Open {
     left: AtomicUsize,
 }
 
-type Outcome = (Recorded, Arc<Open>);
+/// What came of one claimed delivery; nothing when it was left to its lease.
+type Outcome = (Option<Recorded>, Arc<Open>);
 
 impl FanOut {
     /// Works until `stop`, then finishes what is under way.
@@ -94,11 +97,13 @@ impl FanOut {
         let places = Arc::new(Semaphore::new(self.limits.in_flight));
         let calls = TaskTracker::new();
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
-        let recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
+        let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
         loop {
             let first = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                // Without it nothing may be called. The role ends, and with it the process.
+                _ = &mut recorder => return Ok(()),
                 job = jobs.recv() => match job {
                     Some(job) => job,
                     None => break,
@@ -205,8 +210,32 @@ impl FanOut {
             wanted.retries.extend(job.retries);
             jobs.push(delivery);
         }
-        let Some(claimed) = self.claim(&wanted, stop).await else {
+        // Claimed is only what can be called soon.
+        let Ok(room) = places.acquire().await else {
             return;
+        };
+        drop(room);
+        let until = self.clock.now() + LEASE - CALL;
+        let claimed = match self.claim(&wanted, stop).await {
+            Some(Ok(claimed)) => claimed,
+            Some(Err(reason)) if jobs.len() == 1 => {
+                for job in &jobs {
+                    self.park(job, &reason).await;
+                }
+                return;
+            }
+            // One of them cannot be read: each by itself.
+            Some(Err(_)) => {
+                for delivery in jobs {
+                    let decoded = delivery.message.as_ref().ok().map(Job::decode);
+                    if let Some(Ok(job)) = decoded {
+                        let alone = vec![(job, delivery)];
+                        Box::pin(self.send(alone, places, calls, outcomes, stop)).await;
+                    }
+                }
+                return;
+            }
+            None => return,
         };
         crash::point("W2");
         let owner_of = |one: &Claimed| {
@@ -235,20 +264,18 @@ impl FanOut {
                 continue;
             };
             let provider = self.credentials.provider(&one).await;
-            let provider = provider.unwrap_or_else(|error| {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a push policy could not be read"
-                );
-                None
-            });
             // Never closed while this runs.
             let Ok(place) = Arc::clone(places).acquire_owned().await else {
                 return;
             };
             let (clock, outcomes) = (self.clock.clone(), outcomes.clone());
             calls.spawn(async move {
-                let recorded = call(one, provider.as_deref(), &clock).await;
+                // Another worker may have it by now; this one leaves it.
+                let recorded = if clock.now() > until {
+                    None
+                } else {
+                    Some(call(one, provider, &clock).await)
+                };
                 crash::point("W3");
                 // The recorder ends only after every call.
                 outcomes.send((recorded, job)).await.ok();
@@ -257,11 +284,22 @@ impl FanOut {
         }
     }
 
-    /// Claims, however long the database is away; `None` at shutdown.
-    async fn claim(&self, wanted: &Wanted, stop: &CancellationToken) -> Option<Vec<Claimed>> {
+    /// Claims, however long the database is away; `None` at shutdown, an error where waiting cannot help.
+    async fn claim(
+        &self,
+        wanted: &Wanted,
+        stop: &CancellationToken,
+    ) -> Option<Result<Vec<Claimed>, String>> {
         loop {
             match self.store.claim(wanted, self.clock.now(), LEASE).await {
-                Ok(claim) => return Some(claim.claimed),
+                Ok(claim) => return Some(Ok(claim.claimed)),
+                Err(error) if error.is_permanent() => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "deliveries cannot be claimed"
+                    );
+                    return Some(Err(format!("it cannot be claimed: {error}")));
+                }
                 Err(error) => tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "deliveries could not be claimed; trying again"
@@ -276,9 +314,13 @@ impl FanOut {
 }
 
 /// Calls the provider once and decides what follows.
-async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedClock) -> Recorded {
+async fn call(
+    claimed: Claimed,
+    provider: Result<Option<Arc<dyn Provider>>, StoreError>,
+    clock: &SharedClock,
+) -> Recorded {
     let result = match provider {
-        Some(provider) => {
+        Ok(Some(provider)) => {
             let call = Call {
                 delivery: claimed.delivery.clone(),
                 push: claimed.push.clone(),
@@ -290,21 +332,33 @@ async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedC
             };
             provider.push(&call).await
         }
-        None => PushResult::Credentials {
+        Ok(None) => PushResult::Credentials {
             reason: "credential_unusable".into(),
         },
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a push policy could not be read"
+            );
+            PushResult::Unprocessed {
+                reason: "policy_unread".into(),
+            }
+        }
     };
+    let called = !matches!(result, PushResult::Paused { .. } | PushResult::Expired);
     let carrier = claimed.provider.as_str();
     let attempt = Attempt {
         provider: claimed.provider,
         lane: claimed.lane,
-        number: claimed.attempt,
+        number: claimed.calls + 1,
         now: clock.now(),
         deadline: claimed.expires_at,
     };
     let result = match decide(&result, &attempt, fastrand::u64(..)) {
         Decision::Sent => match result {
-            PushResult::Accepted { provider_id } => DeliveryResult::Sent { provider_id },
+            PushResult::Accepted { provider_id } => DeliveryResult::Sent {
+                provider_id: provider_id.as_deref().map(cleaned),
+            },
             _ => DeliveryResult::Sent { provider_id: None },
         },
         Decision::Retry { after, reason } => later(after, &reason),
@@ -321,7 +375,19 @@ async fn call(claimed: Claimed, provider: Option<&dyn Provider>, clock: &SharedC
             address_gone: drop_address.map(|gone| gone.since),
         },
     };
-    Recorded { claimed, result }
+    Recorded {
+        claimed,
+        result,
+        called,
+    }
+}
+
+/// A stranger's identifier, fit to be kept.
+fn cleaned(text: &str) -> String {
+    text.chars()
+        .filter(char::is_ascii_graphic)
+        .take(200)
+        .collect()
 }
 
 fn later(after: Duration, reason: &str) -> DeliveryResult {
@@ -331,19 +397,44 @@ fn later(after: Duration, reason: &str) -> DeliveryResult {
     }
 }
 
+/// Writes results, however long the database is away: the jobs are unacknowledged, and what is not recorded would be sent again. `false` where
+/// waiting cannot help.
+async fn write(store: &Store, clock: &SharedClock, results: &[Recorded]) -> bool {
+    if results.is_empty() {
+        return true;
+    }
+    loop {
+        match store.record(results, clock.now()).await {
+            Ok(()) => return true,
+            Err(error) if error.is_permanent() => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    count = results.len(),
+                    "results cannot be recorded"
+                );
+                return false;
+            }
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "results could not be recorded; trying again"
+            ),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
 /// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
 async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
     let acks = TaskTracker::new();
     let mut batch = Vec::with_capacity(RECORD);
     while results.recv_many(&mut batch, RECORD).await > 0 {
         let (recorded, jobs): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        // Without an end: the jobs are unacknowledged, and what is not recorded would be sent again.
-        while let Err(error) = store.record(&recorded, clock.now()).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "results could not be recorded; trying again"
-            );
-            tokio::time::sleep(AGAIN).await;
+        let recorded: Vec<_> = recorded.into_iter().flatten().collect();
+        if !write(&store, &clock, &recorded).await {
+            // One of them cannot be written: it is left to its lease, the others are not.
+            for one in &recorded {
+                write(&store, &clock, std::slice::from_ref(one)).await;
+            }
         }
         crash::point("W4");
         for job in jobs {

@@ -1,13 +1,15 @@
 //! The forwarder: copies completion events to the exchange that third parties' queues hang on. A queue of theirs that is full or gone
 //! then never slows our own confirms.
 
-use shared::broker::{Error as BrokerError, PublishError, Queue, SharedBroker};
+use shared::broker::{Delivery, Error as BrokerError, PublishError, Queue, SharedBroker};
 use shared::message::{Message, Route};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const PREFETCH: u16 = 256;
 const AGAIN: Duration = Duration::from_millis(500);
+/// How often a queue may refuse before its event is set aside, so that the others do not wait for it.
+const REFUSALS: u32 = 4;
 
 /// The forwarder of one process; several share the queue.
 pub struct Forwarder {
@@ -35,38 +37,80 @@ impl Forwarder {
                     Err(_) => break,
                 }
             }
-            let copies: Vec<Option<Message>> = batch
-                .iter()
-                .map(|delivery| match &delivery.message {
-                    Ok(Message {
-                        route: Route::Status(key),
-                        ..
-                    }) => delivery.message.as_ref().ok().map(|message| Message {
-                        route: Route::External(key.clone()),
-                        ..message.clone()
-                    }),
-                    Ok(_) | Err(_) => None,
-                })
-                .collect();
-            let to_send: Vec<Message> = copies.iter().flatten().cloned().collect();
-            let mut results = self.broker.publish(&to_send).await.into_iter();
-            let mut failed = false;
-            for (delivery, copy) in batch.iter().zip(&copies) {
-                let result = copy.as_ref().and_then(|_| results.next());
+            self.forward(batch, &stop).await;
+        }
+    }
+
+    /// Copies events until each is taken, has nobody to go to, or was refused too often; then it is set aside.
+    async fn forward(&self, batch: Vec<Delivery>, stop: &CancellationToken) {
+        let mut left = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            match copy_of(&delivery) {
+                Some(copy) => left.push((copy, delivery)),
+                // What is no event of ours is parked by the wait-on-push activity.
+                None => {
+                    delivery.ack().await;
+                }
+            }
+        }
+        let mut refusals = 0;
+        while !left.is_empty() {
+            let copies: Vec<Message> = left.iter().map(|(copy, _)| copy.clone()).collect();
+            let results = self.broker.publish(&copies).await;
+            let mut again = Vec::new();
+            for ((copy, delivery), result) in left.into_iter().zip(results) {
                 match result {
-                    // Nobody bound, or what is no event of ours: the wait-on-push activity parks those.
-                    None | Some(Ok(()) | Err(PublishError::Unroutable)) => {
+                    Ok(()) | Err(PublishError::Unroutable) => {
                         delivery.ack().await;
                     }
-                    Some(Err(PublishError::Refused | PublishError::Unknown)) => {
-                        failed = true;
-                        delivery.requeue().await;
+                    Err(PublishError::Refused) if refusals >= REFUSALS => {
+                        self.set_aside(copy, &delivery).await;
+                    }
+                    Err(error @ (PublishError::Refused | PublishError::Unknown)) => {
+                        again.push((copy, delivery, error));
                     }
                 }
             }
-            if failed {
-                tokio::time::sleep(AGAIN).await;
+            let refused = again
+                .iter()
+                .any(|(_, _, error)| *error == PublishError::Refused);
+            refusals += u32::from(refused);
+            left = again
+                .into_iter()
+                .map(|(copy, delivery, _)| (copy, delivery))
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                // Unacknowledged: they come again.
+                () = stop.cancelled() => return,
             }
         }
     }
+
+    async fn set_aside(&self, copy: Message, delivery: &Delivery) {
+        tracing::warn!(message = %copy.id, "a third party's queue refuses events; one is parked");
+        metrics::counter!("countersign_forward_refused_total").increment(1);
+        let parked = Message {
+            route: Route::Parking("a third party's queue refused it".to_owned()),
+            ..copy
+        };
+        if matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(()))) {
+            delivery.ack().await;
+        }
+    }
+}
+
+/// The copy for third parties, where this is an event.
+fn copy_of(delivery: &Delivery) -> Option<Message> {
+    let message = delivery.message.as_ref().ok()?;
+    let Route::Status(key) = &message.route else {
+        return None;
+    };
+    Some(Message {
+        route: Route::External(key.clone()),
+        ..message.clone()
+    })
 }

@@ -1,13 +1,13 @@
 //! The relay: moves promised messages from the outbox to the broker.
 //!
-//! The hot path does not poll: whoever commits hands the messages over with [`shared::store::Handover`], and they are published
-//! together with whatever else has come in meanwhile. A message leaves the outbox only after its confirm. What a crash,
-//! a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out.
+//! The hot path does not poll: whoever commits hands the messages over with [`shared::store::Handover`], and they are published together with
+//! whatever else of their class has come in meanwhile. A message leaves the outbox only after its confirm. What a crash, a full broker or a
+//! lost confirm leaves behind is found by the sweep, once its lease has run out, and handed over again.
 
 use shared::broker::{PublishError, SharedBroker};
 use shared::clock::SharedClock;
 use shared::message::{Message, Route};
-use shared::store::{Error, LEASE, Outbox};
+use shared::store::{Committed, Error, Handover, LEASE, Outbox};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -19,30 +19,106 @@ const SWEEP: Duration = Duration::from_secs(2);
 
 /// The relay of one process.
 pub struct Relay {
+    publisher: Publisher,
+    clock: SharedClock,
+    handover: Handover,
+    committed: Committed,
+}
+
+#[derive(Clone)]
+struct Publisher {
     outbox: Outbox,
     broker: SharedBroker,
-    clock: SharedClock,
-    committed: mpsc::Receiver<Vec<Message>>,
 }
 
 impl Relay {
-    /// A relay that publishes what comes in through `committed`, and what others left behind.
+    /// A relay that publishes what comes in through `committed`, and what others left behind, which goes through `handover`.
     pub fn new(
         outbox: Outbox,
         broker: SharedBroker,
         clock: SharedClock,
-        committed: mpsc::Receiver<Vec<Message>>,
+        handover: Handover,
+        committed: Committed,
     ) -> Self {
         Self {
-            outbox,
-            broker,
+            publisher: Publisher { outbox, broker },
             clock,
+            handover,
             committed,
         }
     }
 
-    /// Publishes `messages` and forgets the confirmed ones. Says how many were confirmed.
-    async fn publish(&self, messages: Vec<Message>) -> Result<usize, Error> {
+    /// Hands over what others left behind. Says how many messages.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let mut total = 0;
+        while !self.handover.is_behind() {
+            let now = self.clock.now();
+            let outbox = &self.publisher.outbox;
+            let left = outbox.take(now, now + LEASE, BATCH as u32).await?;
+            let count = left.len();
+            self.handover.published_soon(left);
+            total += count;
+            if count < BATCH {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
+    /// Works until `stop`, then publishes what was handed over before it.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (_, idle) = Handover::channel();
+        let classes = std::mem::replace(&mut self.committed, idle);
+        let publishing = classes.map(|committed| {
+            let (publisher, stop) = (self.publisher.clone(), stop.clone());
+            tokio::spawn(publisher.run(committed, stop))
+        });
+        let mut tick = tokio::time::interval(SWEEP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            let swept = tokio::select! {
+                () = stop.cancelled() => break,
+                swept = self.sweep() => swept,
+            };
+            if let Err(error) = swept {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the outbox could not be swept; the next sweep comes"
+                );
+            }
+        }
+        for class in publishing {
+            // A panic in it was already shown; its messages are in the outbox.
+            class.await.ok();
+        }
+    }
+}
+
+impl Publisher {
+    /// Publishes what comes in until `stop`, and then what is there.
+    async fn run(self, mut committed: mpsc::Receiver<Vec<Message>>, stop: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                first = committed.recv() => first,
+                () = stop.cancelled() => break,
+            };
+            match first {
+                Some(first) => self.publish(gather(first, &mut committed)).await,
+                None => return,
+            }
+        }
+        while let Ok(first) = committed.try_recv() {
+            self.publish(gather(first, &mut committed)).await;
+        }
+    }
+
+    /// Publishes `messages` and forgets the confirmed ones.
+    async fn publish(&self, messages: Vec<Message>) {
         let results = self.broker.publish(&messages).await;
         shared::crash::point("R1");
         let mut confirmed = Vec::with_capacity(messages.len());
@@ -60,8 +136,14 @@ impl Relay {
                 }
             }
         }
-        self.outbox.delete(&confirmed).await?;
-        Ok(confirmed.len())
+        metrics::counter!("countersign_messages_published_total", "result" => "confirmed")
+            .increment(confirmed.len() as u64);
+        if let Err(error) = self.outbox.delete(&confirmed).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "confirmed messages stay in the outbox; they will be published once more"
+            );
+        }
     }
 
     async fn park(&self, message: &Message) -> bool {
@@ -72,59 +154,15 @@ impl Relay {
         };
         matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(())))
     }
-
-    /// Publishes what others left behind. Says how many were confirmed.
-    pub async fn sweep(&self) -> Result<usize, Error> {
-        let mut total = 0;
-        loop {
-            let now = self.clock.now();
-            let left = self.outbox.take(now, now + LEASE, BATCH as u32).await?;
-            if left.is_empty() {
-                return Ok(total);
-            }
-            total += self.publish(left).await?;
-        }
-    }
-
-    /// Works until `stop`, then publishes what was handed over before it.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut sweep = tokio::time::interval(SWEEP);
-        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let result = tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                Some(first) = self.committed.recv() => {
-                    let batch = self.gather(first);
-                    self.publish(batch).await
-                }
-                _ = sweep.tick() => self.sweep().await,
-            };
-            report(result);
-        }
-        while let Ok(first) = self.committed.try_recv() {
-            let batch = self.gather(first);
-            report(self.publish(batch).await);
-        }
-    }
-
-    /// Everything that waits, up to a batch: under load one round trip serves many requests.
-    fn gather(&mut self, mut batch: Vec<Message>) -> Vec<Message> {
-        while batch.len() < BATCH {
-            match self.committed.try_recv() {
-                Ok(more) => batch.extend(more),
-                Err(_) => break,
-            }
-        }
-        batch
-    }
 }
 
-fn report(result: Result<usize, Error>) {
-    if let Err(error) = result {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the outbox could not be reached; its messages wait"
-        );
+/// Everything that waits, up to a batch: under load one round trip serves many requests.
+fn gather(mut batch: Vec<Message>, from: &mut mpsc::Receiver<Vec<Message>>) -> Vec<Message> {
+    while batch.len() < BATCH {
+        match from.try_recv() {
+            Ok(more) => batch.extend(more),
+            Err(_) => break,
+        }
     }
+    batch
 }

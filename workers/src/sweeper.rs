@@ -1,7 +1,7 @@
 //! The sweeper: what time does to pushes, and what a crash or an emptied broker left behind.
 
 use shared::clock::SharedClock;
-use shared::store::{Error, Store};
+use shared::store::{Error, SWEEP_BATCH, Store};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,22 @@ impl Sweeper {
         Ok(total)
     }
 
+    /// Everything that was lost. Says how much.
+    async fn recover(&self, stop: &CancellationToken) -> Result<usize, Error> {
+        let mut total = 0;
+        loop {
+            let found = self.store.recover(self.clock.now()).await?;
+            total += found;
+            if (found as i64) < SWEEP_BATCH || stop.is_cancelled() {
+                break;
+            }
+        }
+        if total > 0 {
+            tracing::info!(total, "lost work was found and sent on its way again");
+        }
+        Ok(total)
+    }
+
     /// Sweeps until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(TICK);
@@ -53,12 +69,7 @@ impl Sweeper {
             count = count.wrapping_add(1);
             let mut result = self.deadlines().await;
             if result.is_ok() && count.is_multiple_of(RECOVER_EVERY) {
-                result = self.store.recover(self.clock.now()).await;
-                if let Ok(found) = &result
-                    && *found > 0
-                {
-                    tracing::info!(found, "lost work was found and sent on its way again");
-                }
+                result = self.recover(&stop).await;
             }
             if let Err(error) = result {
                 tracing::warn!(

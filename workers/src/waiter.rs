@@ -67,6 +67,13 @@ impl Waiter {
             }
         }
         while let Err(error) = self.store.reply(&ended, self.clock.now()).await {
+            if error.is_permanent() {
+                let reason = format!("it cannot be passed on: {error}");
+                for delivery in &good {
+                    self.park(delivery, &reason).await;
+                }
+                return;
+            }
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "completion events could not be passed on; trying again"

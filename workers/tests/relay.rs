@@ -47,7 +47,13 @@ impl Bed {
         let (handover, committed) = Handover::channel();
         let (outbox, broker) = (self.outbox.clone(), self.broker.clone());
         (
-            Relay::new(outbox, broker, self.clock.clone(), committed),
+            Relay::new(
+                outbox,
+                broker,
+                self.clock.clone(),
+                handover.clone(),
+                committed,
+            ),
             handover,
         )
     }
@@ -73,6 +79,13 @@ impl Bed {
         self.db.close().await;
         std::fs::remove_dir_all(&self.folder).unwrap();
     }
+}
+
+/// A relay that runs under it publishes what was handed over, and ends.
+fn stopped() -> CancellationToken {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    stop
 }
 
 fn message(route: Route) -> Message {
@@ -127,9 +140,7 @@ async fn a_stop_loses_nothing_that_was_handed_over_before() {
     for part in sent.chunks(400) {
         handle.published_soon(part.to_vec());
     }
-    let stop = CancellationToken::new();
-    stop.cancel();
-    relay.run(stop).await;
+    relay.run(stopped()).await;
     assert_eq!(
         (bed.ready().await, bed.outbox.pending().await.unwrap()),
         (1_200, 0)
@@ -149,7 +160,8 @@ async fn what_a_crash_left_behind_is_published_after_its_lease_and_once() {
     );
     bed.clock.advance(LEASE);
     assert_eq!(relay.sweep().await.unwrap(), 700);
-    assert_eq!(relay.sweep().await.unwrap(), 0);
+    assert_eq!(relay.sweep().await.unwrap(), 0, "under a new lease");
+    relay.run(stopped()).await;
     assert_eq!(
         (bed.ready().await, bed.outbox.pending().await.unwrap()),
         (700, 0)
@@ -166,6 +178,7 @@ async fn a_message_for_a_queue_that_is_gone_is_parked_and_does_not_hold_up_the_o
     let (relay, _handle) = bed.relay();
     bed.clock.advance(LEASE);
     assert_eq!(relay.sweep().await.unwrap(), 3);
+    relay.run(stopped()).await;
     let parked = bed.broker.depth(Queue::Parking).await.unwrap().ready;
     assert_eq!(
         (

@@ -25,7 +25,7 @@ pub(crate) struct DefinitionView {
     #[schema(min_length = 1, max_length = 50, pattern = "^[A-Za-z0-9._-]+$")]
     tag: Option<String>,
     /// The page that opens on the phone. `instance`, `push` and the parameters are added to its query.
-    #[schema(min_length = 1, max_length = 500, pattern = "^https?://[^\\s]+$")]
+    #[schema(min_length = 1, max_length = 500, pattern = "^https?://[!-\"$-~]+$")]
     start_url: String,
 }
 

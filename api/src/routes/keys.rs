@@ -71,6 +71,10 @@ pub(crate) async fn create(
     if !faults.is_empty() {
         return Err(Problem::faults(faults));
     }
+    if let Some(scope) = new.scopes.iter().find(|scope| !caller.has(scope)) {
+        let detail = format!("a key cannot give away {scope}, which it lacks itself");
+        return Err(Problem::new(Code::Forbidden).detail(detail));
+    }
     let key = app.secret.api_key();
     let id = app
         .store

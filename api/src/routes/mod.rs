@@ -27,7 +27,10 @@ const LIMIT: i64 = 50;
 
 /// `cursor` and `limit` of a list; any other parameter must be in `known`.
 pub(crate) fn page(query: &Query, known: &[&str]) -> Result<(String, i64), Problem> {
-    for name in query.0.keys() {
+    for (name, value) in &query.0 {
+        if value.chars().any(char::is_control) {
+            return Err(bad_parameter(&format!("{name} holds a control character")));
+        }
         if !matches!(name.as_str(), "cursor" | "limit") && !known.contains(&name.as_str()) {
             return Err(bad_parameter(&format!("there is no parameter {name}")));
         }

@@ -10,6 +10,7 @@ use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::clock::rfc3339;
+use shared::crypto::{is_apns_key, is_rsa_key};
 use shared::domain::{ApnsCredential, FcmCredential, Provider};
 use shared::secret::Secret;
 use shared::store::{AppkeyPolicy, PushPolicy, SealedPolicy};
@@ -98,8 +99,59 @@ fn sound_rp(rp: &str) -> Result<(), Problem> {
 
 fn is_service_account(text: &str) -> bool {
     let fields = ["project_id", "client_email", "private_key", "token_uri"];
-    serde_json::from_str::<serde_json::Value>(text)
-        .is_ok_and(|file| fields.iter().all(|field| file[field].is_string()))
+    serde_json::from_str::<serde_json::Value>(text).is_ok_and(|file| {
+        fields.iter().all(|field| file[field].is_string())
+            && is_rsa_key(file["private_key"].as_str().unwrap_or_default())
+    })
+}
+
+/// Is this host the provider's own? Any other one could be inside of the deployment's network.
+fn is_of(url: &str, domain: &str) -> bool {
+    let host = url.strip_prefix("https://").unwrap_or_default();
+    let host = host
+        .split(['/', ':', '?', '#', '@'])
+        .next()
+        .unwrap_or_default();
+    host.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        && !url.contains('@')
+}
+
+/// Providers other than Apple's and Google's, where they are not allowed.
+fn foreign_hosts(new: &NewPushPolicy, faults: &mut Vec<Fault>) {
+    let mut fault = |pointer: &str, detail: &str| {
+        faults.push(Fault::new(pointer, "not_allowed", detail));
+    };
+    let endpoint = new.apns.as_ref().and_then(|apns| apns.endpoint.as_deref());
+    if endpoint.is_some_and(|url| !is_of(url, "push.apple.com")) {
+        fault(
+            "/apns/endpoint",
+            "a host of push.apple.com is needed; see push.any_provider",
+        );
+    }
+    let Some(fcm) = &new.fcm else {
+        return;
+    };
+    if fcm
+        .endpoint
+        .as_deref()
+        .is_some_and(|url| !is_of(url, "googleapis.com"))
+    {
+        fault(
+            "/fcm/endpoint",
+            "a host of googleapis.com is needed; see push.any_provider",
+        );
+    }
+    let file: serde_json::Value = serde_json::from_str(&fcm.service_account).unwrap_or_default();
+    if file["token_uri"]
+        .as_str()
+        .is_some_and(|url| !is_of(url, "googleapis.com"))
+    {
+        fault(
+            "/fcm/service_account",
+            "its token_uri must be at googleapis.com; see push.any_provider",
+        );
+    }
 }
 
 /// Set how a relying party's devices are reached. Replaces what was there; takes effect within 5 s.
@@ -119,10 +171,13 @@ pub(crate) async fn put_push(
     if new.apns.is_none() && new.fcm.is_none() {
         faults.push(Fault::new("", "required", "apns, fcm or both are needed"));
     }
+    if !app.any_provider {
+        foreign_hosts(&new, &mut faults);
+    }
     if new
         .apns
         .as_ref()
-        .is_some_and(|apns| !apns.private_key.contains("PRIVATE KEY"))
+        .is_some_and(|apns| !is_apns_key(&apns.private_key))
     {
         faults.push(Fault::new(
             "/apns/private_key",

@@ -52,6 +52,7 @@ pub(crate) async fn open(
     State(app): State<App>,
     Path(token): Path<String>,
 ) -> Result<Response, Problem> {
+    // Nothing of it can fail after the link is spent: page and parameters were checked when they came in.
     let hash = sha256_text(token.as_bytes());
     match app.store.open_process(&hash, app.clock.now()).await? {
         Opened::Started(started) => {

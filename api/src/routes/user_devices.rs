@@ -221,6 +221,7 @@ pub(crate) async fn register(
     match added {
         Ok(device) => Ok((StatusCode::CREATED, Json(device.into()))),
         Err(DeviceRefused::NoUser) => Err(Code::NotFound.into()),
+        Err(DeviceRefused::Blocked) => Err(Problem::new(Code::WrongState).with("state", "blocked")),
         Err(DeviceRefused::TooMany) => Err(Problem::new(Code::TooManyDevices)
             .detail(format!("at most {}; revoke one first", policy.max_devices))),
     }

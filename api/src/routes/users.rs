@@ -160,7 +160,13 @@ pub(crate) async fn change(
     let preferred = change.preferred_device.as_deref();
     let changed = app
         .store
-        .change_user(&store, &user, change.status.map(Into::into), preferred)
+        .change_user(
+            &store,
+            &user,
+            change.status.map(Into::into),
+            preferred,
+            app.clock.now(),
+        )
         .await?;
     if let Some(user) = changed {
         return Ok(Json(user.into()));

@@ -105,7 +105,10 @@ struct SettingsFile {
 impl SettingsFile {
     fn read(&self) -> Result<Settings, Failure> {
         let environment = |name: &str| std::env::var(name).ok();
-        Settings::read(self.config.as_deref(), &environment).map_err(|faults| {
+        let variables: Vec<String> = std::env::vars_os()
+            .filter_map(|(name, _)| name.into_string().ok())
+            .collect();
+        Settings::read(self.config.as_deref(), &environment, &variables).map_err(|faults| {
             let lines: Vec<_> = faults
                 .iter()
                 .map(|fault| format!("  {}: {}", fault.key, fault.what))

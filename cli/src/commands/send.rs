@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long the server holds one answer back.
 const HOLD: u64 = 25;
+/// How long to wait before a server that is away is asked again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -79,7 +81,7 @@ impl Send {
         for text in &self.details {
             let (label, value) = text.split_once('=').ok_or_else(|| {
                 Failure::new(
-                    Exit::Failed,
+                    Exit::Usage,
                     format!("--detail {text} is not of the form LABEL=VALUE"),
                 )
             })?;
@@ -119,11 +121,11 @@ impl Send {
         let client = self.server.client()?;
         let body = self.body()?;
         let path = format!("/v1/stores/{}/pushes", client.store());
-        let key = self.idempotency_key.as_deref();
-        let headers: Vec<_> = key
-            .map(|key| ("idempotency-key", key))
-            .into_iter()
-            .collect();
+        let key = match &self.idempotency_key {
+            Some(key) => key.clone(),
+            None => shared::crypto::random_text::<16>(),
+        };
+        let headers = [("idempotency-key", key.as_str())];
         let reply = client
             .call("POST", &path, Some(&body), &headers, Duration::ZERO)
             .await?;
@@ -175,12 +177,24 @@ pub(super) async fn wait(
     let path = format!("/v1/stores/{}/pushes/{push}", client.store());
     loop {
         let left = until.saturating_sub(began.elapsed());
-        let hold = left.as_secs().min(HOLD);
+        let hold = left.as_secs().clamp(1, HOLD);
         let prefer = format!("wait={hold}");
         let headers = [("prefer", prefer.as_str())];
-        let reply = client
+        let reply = match client
             .call("GET", &path, None, &headers, Duration::from_secs(hold))
-            .await?;
+            .await
+        {
+            // A server that restarts comes back; the push goes on meanwhile.
+            Err(failure) if failure.exit == Exit::Unreachable && began.elapsed() < until => {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            other => other?,
+        };
+        if reply.status.as_u16() == 503 && began.elapsed() < until {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
         if !reply.status.is_success() {
             spinner.finish_and_clear();
             return Err(refused(&reply));

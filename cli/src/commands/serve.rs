@@ -4,7 +4,7 @@ use crate::client::Context;
 use crate::dev::{Dev, Options};
 use crate::exit::{Exit, Failure, chain};
 use crate::output::Output;
-use crate::roles::{Ground, Role, open_database};
+use crate::roles::{Ground, Role, check_roles, listen, open_database};
 use crate::settings::Settings;
 use crate::telemetry;
 use axum::Router;
@@ -94,10 +94,27 @@ pub(super) async fn serve(
     output: &Output,
 ) -> Result<Exit, Failure> {
     telemetry::log_by(settings);
+    check_roles(settings, roles)?;
+    // First of all: where a port is taken, nothing is started.
+    let listener = if roles.contains(&Role::Api) {
+        Some(listen(settings.listen).await?)
+    } else {
+        None
+    };
+    let probes = match settings.probes {
+        Some(at) => Some(listen(at).await?),
+        None => None,
+    };
     let ground = Ground::open(settings, Arc::new(SystemClock)).await?;
-    let metrics = telemetry::metrics()
-        .map(|handle| Router::new().route("/metrics", get(move || async move { handle.render() })));
-    let mut running = ground.start(settings, roles, metrics, None).await?;
+    let metrics = telemetry::metrics().map_or_else(Router::new, |handle| {
+        Router::new().route("/metrics", get(move || async move { handle.render() }))
+    });
+    let mut running = ground
+        .start(settings, roles, Some(metrics.clone()), listener)
+        .await?;
+    if let Some(probes) = probes {
+        running.start_probes(probes, metrics);
+    }
     match running.address {
         Some(at) => output.note(&format!("ready: {roles:?}, listening on http://{at}")),
         None => output.note(&format!("ready: {roles:?}")),

@@ -135,7 +135,7 @@ impl<'a> Signed<'a> {
         if !bound || !(16..=64).contains(&claims.jti.len()) {
             return Err(RequestFault::Binding);
         }
-        if (now / 1000 - claims.iat).abs() > REQUEST_TOLERANCE_S {
+        if (now / 1000).abs_diff(claims.iat) > REQUEST_TOLERANCE_S.unsigned_abs() {
             return Err(RequestFault::Time);
         }
         Ok(claims.jti)

@@ -29,6 +29,16 @@ pub fn sha256_text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
+/// Is this the text of an APNs key: PKCS#8, PEM, P-256?
+pub fn is_apns_key(pem: &str) -> bool {
+    jsonwebtoken::EncodingKey::from_ec_pem(pem.as_bytes()).is_ok()
+}
+
+/// Is this an RSA key, PEM, as in a service account's file?
+pub fn is_rsa_key(pem: &str) -> bool {
+    jsonwebtoken::EncodingKey::from_rsa_pem(pem.as_bytes()).is_ok()
+}
+
 /// Are the two texts the same? Takes the same time wherever they differ.
 pub fn same_text(a: &str, b: &str) -> bool {
     use subtle::ConstantTimeEq as _;

@@ -37,7 +37,6 @@ pub enum Target {
 
 /// One line of typed details.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Field {
     /// At most 36 characters.
     pub label: String,
@@ -47,7 +46,6 @@ pub struct Field {
 
 /// Exactly what the person is shown; the proof covers its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Content {
     /// `process`, `generic` or `confirm`: a proof for one never verifies as another.
     pub kind: Kind,

@@ -18,7 +18,7 @@ static OPEN: Statement = Statement::new(
     "SELECT p.*, u.preferred_device, d.state AS delivery_state FROM pushes p JOIN users u ON u.id = p.user_id
      LEFT JOIN deliveries d ON d.push_id = p.id AND d.device_id = $5
      WHERE p.user_id = $1 AND p.rp = $2 AND p.ended_at IS NULL AND p.expires_at > $3 AND p.state IN ('accepted', 'pending')
-     ORDER BY p.id LIMIT $4",
+       AND (p.state = 'accepted' OR d.id IS NOT NULL) AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
 );
 static FOR_DEVICE: Statement = Statement::new(
     "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.id = $1 AND p.user_id = $2 AND p.rp = $3",
@@ -28,18 +28,21 @@ static SIBLINGS: Statement = Statement::new(
 );
 static HAS_DELIVERY: Statement =
     Statement::new("SELECT 1 AS one FROM deliveries WHERE push_id = $1 AND device_id = $2");
+// The push is held while it is written: an end at the same moment then finds this delivery, or this finds the end.
 static FETCHED: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
-     VALUES ($1, $2, $3, 'fetched', '', 0, $4, $4, $4)
+     SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
+     WHERE p.ended_at IS NULL AND p.expires_at > $3 {share:p}
      ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );
 static DECIDE: Statement = Statement::new(
     "UPDATE pushes SET state = $2, reason = $3, ended_at = $4, answered_by = $5, proof_hash = $6, escalate_at = NULL
-     WHERE id = $1 AND ended_at IS NULL AND expires_at > $4 AND state IN ('accepted', 'pending') RETURNING *",
+     WHERE id = $1 AND ended_at IS NULL AND expires_at > $4 AND state IN ('accepted', 'pending')
+       AND EXISTS (SELECT 1 FROM devices v WHERE v.id = $5 AND v.state = 'active') RETURNING *",
 );
 static LOCK: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending' WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending')
+    "UPDATE pushes SET state = state WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending')
      RETURNING *",
 );
 static ANSWERED: Statement = Statement::new(
@@ -48,17 +51,18 @@ static ANSWERED: Statement = Statement::new(
      ON CONFLICT (id) DO UPDATE SET state = 'answered', updated_at = excluded.updated_at, decision = excluded.decision,
        proof_hash = excluded.proof_hash WHERE deliveries.state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
 );
-static UNANSWERED: Statement = Statement::new(
-    "SELECT COUNT(*) AS n FROM deliveries WHERE push_id = $1 AND state NOT IN ('answered', 'withdrawn', 'expired')",
-);
+static ANSWERS: Statement =
+    Statement::new("SELECT device_id FROM deliveries WHERE push_id = $1 AND state = 'answered'");
+static PREFERRED: Statement = Statement::new("SELECT preferred_device FROM users WHERE id = $1");
 static COMPLETE: Statement = Statement::new(
-    "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2 WHERE id = $1 AND ended_at IS NULL RETURNING *",
+    "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2, escalate_at = NULL WHERE id = $1 AND ended_at IS NULL RETURNING *",
 );
 static WRONG_CODE: Statement = Statement::new(
     "UPDATE pushes SET wrong_codes = wrong_codes + 1,
        state = CASE WHEN wrong_codes + 1 >= $3 THEN 'failed' ELSE state END,
        reason = CASE WHEN wrong_codes + 1 >= $3 THEN 'code_attempts' ELSE reason END,
-       ended_at = CASE WHEN wrong_codes + 1 >= $3 THEN $2 ELSE NULL END
+       ended_at = CASE WHEN wrong_codes + 1 >= $3 THEN $2 ELSE NULL END,
+       escalate_at = CASE WHEN wrong_codes + 1 >= $3 THEN NULL ELSE escalate_at END
      WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 RETURNING *",
 );
 static STORED: Statement =
@@ -114,18 +118,10 @@ pub enum Answered {
 impl Store {
     async fn siblings(&self, device: &Device) -> Result<Vec<Candidate>, Error> {
         let args = [Arg::Text(device.user.as_str()), Arg::Text(&device.rp)];
-        let rows = self.db.fetch(&SIBLINGS, &args).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Candidate {
-                    device: parsed(row, "id")?,
-                    created_at: row.int("created_at")?,
-                })
-            })
-            .collect()
+        candidates(&self.db.fetch(&SIBLINGS, &args).await?)
     }
 
-    /// What waits for a device, whether or not its wake-up ever came.
+    /// What waits for a device, newest first, whether or not its wake-up ever came.
     pub async fn prompts(&self, device: &Device, now: Millis) -> Result<Vec<Prompt>, Error> {
         let args = [
             Arg::Text(device.user.as_str()),
@@ -145,9 +141,9 @@ impl Store {
             let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
             let chosen = push.target.chosen(&active, preferred.as_ref());
             let state: Option<DeliveryState> = maybe_parsed(row, "delivery_state")?;
-            // This device has answered a generic push that others have not.
-            let answered = state == Some(DeliveryState::Answered);
-            if !answered && chosen.iter().any(|one| one.device == device.id) {
+            // Once it was fanned out, the deliveries say who is asked.
+            let asked = state.is_some() || chosen.iter().any(|one| one.device == device.id);
+            if asked {
                 let seen = state == Some(DeliveryState::Fetched);
                 prompts.push(Prompt { push, seen });
             }
@@ -170,7 +166,7 @@ impl Store {
         let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
         let active = self.siblings(device).await?;
         let chosen = found.target.chosen(&active, preferred.as_ref());
-        if chosen.iter().any(|one| one.device == device.id) {
+        if found.state == PushState::Accepted && chosen.iter().any(|one| one.device == device.id) {
             return Ok(Some(Prompt {
                 push: found,
                 seen: false,
@@ -184,20 +180,25 @@ impl Store {
         }))
     }
 
-    /// The device has seen the prompt.
+    /// The device has seen these prompts.
     pub async fn fetched(
         &self,
         device: &DeviceId,
-        push: &PushId,
+        pushes: &[&PushId],
         now: Millis,
     ) -> Result<(), Error> {
-        let id = DeliveryId::derived(&[push.as_str(), device.as_str()]);
-        let args = [
-            Arg::Text(id.as_str()),
-            Arg::Text(push.as_str()),
-            Arg::Text(device.as_str()),
-            Arg::Int(now),
-        ];
+        if pushes.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = pushes
+            .iter()
+            .map(|push| {
+                let id = DeliveryId::derived(&[push.as_str(), device.as_str()]);
+                serde_json::json!({"id": id, "push": push})
+            })
+            .collect();
+        let rows = super::to_json(&rows);
+        let args = [Arg::Text(&rows), Arg::Text(device.as_str()), Arg::Int(now)];
         self.db.write(&FETCHED, &args).await?;
         Ok(())
     }
@@ -210,7 +211,7 @@ impl Store {
             Arg::Int(now),
             Arg::Int(WRONG_CODES),
         ];
-        let mut rows = rows_of(&tx.fetch(&WRONG_CODE, &args).await?)?;
+        let mut rows = rows_of(&tx.fetch(&WRONG_CODE, &args).await?);
         rows.retain(|push| push.state.is_terminal());
         let messages = announce(&mut tx, &rows, &[], now).await?;
         self.commit(tx, messages, now).await
@@ -236,7 +237,7 @@ impl Store {
                     Arg::Text(answer.device.as_str()),
                     Arg::Text(answer.proof_hash),
                 ];
-                let ended = rows_of(&tx.fetch(&DECIDE, &args).await?)?;
+                let ended = rows_of(&tx.fetch(&DECIDE, &args).await?);
                 if ended.is_empty() {
                     drop(tx);
                     return self.stored_answer(answer, now).await;
@@ -247,7 +248,7 @@ impl Store {
             }
             Kind::Generic => {
                 let args = [Arg::Text(answer.push.as_str()), Arg::Int(now)];
-                let open = rows_of(&tx.fetch(&LOCK, &args).await?)?;
+                let open = rows_of(&tx.fetch(&LOCK, &args).await?);
                 let end = match open.first() {
                     Some(_) => mark_answered(&mut tx, &delivery, answer, now).await?,
                     None => None,
@@ -259,12 +260,8 @@ impl Store {
                 let mut events = Events::default();
                 events.device_done(&device_done(push, &end), now);
                 let mut messages = events.into_messages(now);
-                let left = tx
-                    .fetch(&UNANSWERED, &[Arg::Text(answer.push.as_str())])
-                    .await?;
-                let left = left.first().map_or(Ok(0), |row| row.int("n"))?;
-                if left == 0 {
-                    let ended = rows_of(&tx.fetch(&COMPLETE, &args).await?)?;
+                if all_answered(&mut tx, push).await? {
+                    let ended = rows_of(&tx.fetch(&COMPLETE, &args).await?);
                     messages.extend(announce(&mut tx, &ended, &[], now).await?);
                     (ended, messages)
                 } else {
@@ -304,6 +301,38 @@ impl Store {
             Answered::Ended { state, reason }
         })
     }
+}
+
+/// Has every device that this push asks answered, those too that it has not reached yet?
+async fn all_answered(tx: &mut Tx, push: &PushRow) -> Result<bool, Error> {
+    let user = [Arg::Text(push.user.as_str()), Arg::Text(&push.rp)];
+    let active = tx.fetch(&SIBLINGS, &user).await?;
+    let active = candidates(&active)?;
+    let preferred = tx.fetch(&PREFERRED, &user[..1]).await?;
+    let preferred = match preferred.first() {
+        Some(row) => maybe_parsed::<DeviceId>(row, "preferred_device")?,
+        None => None,
+    };
+    let answered = tx.fetch(&ANSWERS, &[Arg::Text(push.id.as_str())]).await?;
+    let answered: Vec<String> = answered
+        .iter()
+        .map(|row| row.text("device_id"))
+        .collect::<Result<_, _>>()?;
+    let asked = push.target.chosen(&active, preferred.as_ref());
+    Ok(asked
+        .iter()
+        .all(|one| answered.iter().any(|device| device == one.device.as_str())))
+}
+
+fn candidates(rows: &[super::db::Row]) -> Result<Vec<Candidate>, Error> {
+    rows.iter()
+        .map(|row| {
+            Ok(Candidate {
+                device: parsed(row, "id")?,
+                created_at: row.int("created_at")?,
+            })
+        })
+        .collect()
 }
 
 async fn mark_answered(

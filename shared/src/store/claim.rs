@@ -5,10 +5,10 @@
 //! found by the sweep once the lease has run out.
 
 use super::db::{Arg, Error, Row, Statement, Tx};
-use super::{Store, ending, json, maybe_parsed, parsed, to_json};
+use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
 use crate::clock::Millis;
-use crate::domain::{AddressState, Candidate, DeliveryState, Kind, Provider, Target};
+use crate::domain::{AddressState, Candidate, DeliveryState, Kind, Provider, Target, UserStatus};
 use crate::id::{DeliveryId, DeviceId, PushId, StoreId};
 use crate::message::{Job, Lane, Message, RetryOf, Route, VERSION};
 use crate::secret::Secret;
@@ -19,12 +19,22 @@ use std::time::Duration;
 /// A retry that comes this much too early is due all the same: a tier's clock is not ours.
 const EARLY: Millis = 1_000;
 
+// Every transaction that touches deliveries of several pushes takes the pushes first, in one order, so that none waits in a circle.
+static LOCK: Statement = Statement::new(
+    "SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
+);
+static PUSHES_OF: Statement = Statement::new(
+    "SELECT DISTINCT push_id FROM deliveries WHERE id IN (SELECT r.value->>'delivery' FROM {each:$1})",
+);
+static ESCALATED: Statement = Statement::new(
+    "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
+);
 static BEGIN: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending' WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
        AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(
-    "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device,
+    "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device, u.status,
        d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
@@ -39,13 +49,14 @@ static CLAIM: Statement = Statement::new(
      ON CONFLICT (id) DO UPDATE SET state = 'sending', attempt = deliveries.attempt + 1, due_at = excluded.due_at,
        updated_at = excluded.updated_at
        WHERE excluded.state = 'sending' AND (deliveries.state = 'queued' OR (deliveries.state = 'sending' AND deliveries.due_at <= $2))
-     RETURNING id, attempt, state",
+     RETURNING id, attempt, calls, state",
 );
 static CLAIM_RETRY: Statement = Statement::new(
     "UPDATE deliveries SET state = 'sending', attempt = attempt + 1, due_at = $3, updated_at = $2 FROM {each:$1}
      WHERE deliveries.id = r.value->>'delivery' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'retry_wait' AND due_at <= $4
-       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.expires_at > $2)
-     RETURNING deliveries.id, attempt",
+       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.expires_at > $2
+         AND p.state IN ('accepted', 'pending'))
+     RETURNING deliveries.id, attempt, calls",
 );
 static EARLY_ONES: Statement = Statement::new(
     "SELECT d.id, d.attempt, d.due_at, p.store_id, p.lane FROM {each:$1}
@@ -80,8 +91,10 @@ pub struct Wanted {
 pub struct Claimed {
     /// The delivery.
     pub delivery: DeliveryId,
-    /// Which attempt this is, from 1.
+    /// The fence: grows with every claim.
     pub attempt: u32,
+    /// How often the provider was called before.
+    pub calls: u32,
     /// The push.
     pub push: PushId,
     /// Its store.
@@ -98,6 +111,8 @@ pub struct Claimed {
     pub provider: Provider,
     /// The provider's token.
     pub token: Secret,
+    /// When it was registered.
+    pub registered_at: Millis,
     /// Which version of the push policy holds the credential.
     pub policy_version: Millis,
     /// Until when an answer counts.
@@ -140,6 +155,8 @@ fn claimed_of(
     Ok(Claimed {
         delivery,
         attempt: 1,
+        calls: 0,
+        registered_at: row.maybe_int("address_registered_at")?.unwrap_or(0),
         push: parsed(row, "id")?,
         store: parsed(row, "store_id")?,
         rp: row.text("rp")?,
@@ -154,12 +171,31 @@ fn claimed_of(
     })
 }
 
+/// What is to be done for the pushes of one claim.
+#[derive(Default)]
+struct Plan {
+    send: Vec<Claimed>,
+    /// The rows of all deliveries.
+    all: Vec<Value>,
+    /// Pushes whose user has no device.
+    nobody: Vec<PushId>,
+    /// Pushes whose user may not be asked any more.
+    blocked: Vec<PushId>,
+    /// Pushes whose preferred device cannot be woken.
+    escalated: Vec<PushId>,
+}
+
 /// The deliveries of one push: those to send, and the rows of all.
-fn plan(rows: &[&Row], send: &mut Vec<Claimed>, all: &mut Vec<Value>) -> Result<usize, Error> {
+fn plan(rows: &[&Row], plan: &mut Plan) -> Result<(), Error> {
     let Some(first) = rows.first() else {
-        return Ok(0);
+        return Ok(());
     };
     let push = first.text("id")?;
+    let id: PushId = parsed(first, "id")?;
+    if parsed::<UserStatus>(first, "status")? != UserStatus::Active {
+        plan.blocked.push(id);
+        return Ok(());
+    }
     let mut target: Target = json(first, "target")?;
     let preferred: Option<DeviceId> = maybe_parsed(first, "preferred_device")?;
     let mut active = Vec::new();
@@ -181,6 +217,7 @@ fn plan(rows: &[&Row], send: &mut Vec<Claimed>, all: &mut Vec<Value>) -> Result<
     {
         // The preferred device cannot be woken: that is the hard failure which the others were to be asked after.
         target = Target::All;
+        plan.escalated.push(id.clone());
     }
     let chosen = target.chosen(&active, preferred.as_ref());
     for one in &chosen {
@@ -190,14 +227,17 @@ fn plan(rows: &[&Row], send: &mut Vec<Claimed>, all: &mut Vec<Value>) -> Result<
         let id = DeliveryId::derived(&[&push, one.device.as_str()]);
         let (state, reason, attempt) = match address_of(row)? {
             Ok(address) => {
-                send.push(claimed_of(row, id.clone(), address)?);
+                plan.send.push(claimed_of(row, id.clone(), address)?);
                 (DeliveryState::Sending, "", 1)
             }
             Err(reason) => (DeliveryState::Skipped, reason, 0),
         };
-        all.push(json!({"id": id, "push": push, "device": one.device, "state": state, "reason": reason, "attempt": attempt}));
+        plan.all.push(json!({"id": id, "push": push, "device": one.device, "state": state, "reason": reason, "attempt": attempt}));
     }
-    Ok(chosen.len())
+    if chosen.is_empty() {
+        plan.nobody.push(id);
+    }
+    Ok(())
 }
 
 /// Messages that bring retries back: one for each store, lane and tier.
@@ -255,6 +295,12 @@ impl Store {
     }
 }
 
+/// Locks pushes, in the order of their identifiers.
+pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<(), Error> {
+    let ids = to_json(&pushes);
+    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await.map(|_| ())
+}
+
 async fn fan_out(
     tx: &mut Tx,
     pushes: &[PushId],
@@ -263,11 +309,11 @@ async fn fan_out(
     messages: &mut Vec<Message>,
 ) -> Result<Vec<Claimed>, Error> {
     let mut ids: Vec<&PushId> = pushes.iter().collect();
-    // One order for all: two workers with the same pushes then wait for each other and never deadlock.
     ids.sort();
     ids.dedup();
-    let args = [Arg::Text(&to_json(&ids)), Arg::Int(now)];
-    let open = tx.fetch(&BEGIN, &args).await?;
+    let ids = to_json(&ids);
+    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await?;
+    let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
     if open.is_empty() {
         return Ok(Vec::new());
     }
@@ -280,35 +326,44 @@ async fn fan_out(
     for row in &rows {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
-    let (mut send, mut all, mut nobody) = (Vec::new(), Vec::new(), Vec::new());
-    for (push, rows) in &by_push {
-        if plan(rows, &mut send, &mut all)? == 0 {
-            nobody.push(push.parse().map_err(|_| Error::Row("id"))?);
+    let mut planned = Plan::default();
+    for rows in by_push.values() {
+        plan(rows, &mut planned)?;
+    }
+    for (pushes, reason) in [
+        (&planned.nobody, "no_devices"),
+        (&planned.blocked, "user_blocked"),
+    ] {
+        if !pushes.is_empty() {
+            messages.extend(ending::fail(tx, pushes, reason, now).await?);
         }
     }
-    if !nobody.is_empty() {
-        messages.extend(ending::fail(tx, &nobody, "no_devices", now).await?);
+    if !planned.escalated.is_empty() {
+        let all = to_json(&Target::All);
+        let args = [Arg::Text(&to_json(&planned.escalated)), Arg::Text(&all)];
+        tx.fetch(&ESCALATED, &args).await?;
     }
     let args = [
-        Arg::Text(&to_json(&all)),
+        Arg::Text(&to_json(&planned.all)),
         Arg::Int(now),
         Arg::Int(now + lease),
     ];
     let won = tx.fetch(&CLAIM, &args).await?;
-    keep_won(send, &won)
+    keep_won(planned.send, &won)
 }
 
 /// Of `send` those that this transaction has won, with their attempt.
 fn keep_won(send: Vec<Claimed>, won: &[Row]) -> Result<Vec<Claimed>, Error> {
     let mut attempts = HashMap::new();
     for row in won {
-        attempts.insert(row.text("id")?, row.int("attempt")?);
+        attempts.insert(row.text("id")?, (row.int("attempt")?, row.int("calls")?));
     }
     Ok(send
         .into_iter()
         .filter_map(|mut one| {
-            let attempt = attempts.get(one.delivery.as_str())?;
+            let (attempt, calls) = attempts.get(one.delivery.as_str())?;
             one.attempt = u32::try_from(*attempt).unwrap_or(u32::MAX);
+            one.calls = u32::try_from(*calls).unwrap_or(u32::MAX);
             Some(one)
         })
         .collect())
@@ -322,6 +377,12 @@ async fn retry(
     messages: &mut Vec<Message>,
 ) -> Result<Vec<Claimed>, Error> {
     let wanted = to_json(&retries);
+    let pushes = tx.fetch(&PUSHES_OF, &[Arg::Text(&wanted)]).await?;
+    let pushes: Vec<String> = pushes
+        .iter()
+        .map(|row| row.text("push_id"))
+        .collect::<Result<_, _>>()?;
+    lock(tx, &pushes).await?;
     let due = now + EARLY;
     let args = [
         Arg::Text(&wanted),
@@ -359,18 +420,23 @@ async fn retry(
         .map(|row| row.text("id"))
         .collect::<Result<_, _>>()?;
     let rows = tx.fetch(&RETRIED, &[Arg::Text(&to_json(&ids))]).await?;
-    let (mut send, mut dropped) = (Vec::new(), Vec::new());
+    let (mut send, mut dropped, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for row in &rows {
         let delivery: DeliveryId = parsed(row, "delivery_id")?;
         let active = row.text("device_state")? == "active";
         match address_of(row)?.and_then(|a| if active { Ok(a) } else { Err("device_blocked") }) {
             Ok(address) => send.push(claimed_of(row, delivery, address)?),
-            Err(reason) => dropped.push(json!({"id": delivery, "reason": reason})),
+            Err(reason) => {
+                lost.push(row.text("id")?);
+                dropped.push(json!({"id": delivery, "reason": reason}));
+            }
         }
     }
     if !dropped.is_empty() {
         tx.fetch(&SKIP, &[Arg::Text(&to_json(&dropped)), Arg::Int(now)])
             .await?;
+        let lost = lost.iter().map(String::as_str).collect();
+        messages.extend(record::escalate(tx, &lost, now).await?);
     }
     keep_won(send, &won)
 }

@@ -1,13 +1,15 @@
 //! One SQL text for two databases. The only place that names a driver.
 //!
 //! A text is written once, with `$1` parameters, which both drivers read, over TEXT and BIGINT columns. What differs is
-//! filled in from three marks:
+//! filled in from marks:
 //!
 //! | mark | PostgreSQL | SQLite |
 //! |---|---|---|
 //! | `{each:$1}` | `jsonb_array_elements($1::jsonb) AS r(value)` | `json_each($1) AS r` |
 //! | `{texts:$1}` | `jsonb_array_elements_text($1::jsonb) AS r(value)` | `json_each($1) AS r` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
+//! | `{lock}` | `FOR UPDATE` | nothing |
+//! | `{share:p}` | `FOR SHARE OF p` | nothing |
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
@@ -35,6 +37,31 @@ pub enum Error {
     Row(&'static str),
 }
 
+impl Error {
+    /// The same values will fail again: whoever repeats must leave something out.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Scheme
+            | Self::Migrate(_)
+            | Self::Row(_)
+            | Self::Driver(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }) => true,
+            Self::Driver(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                // PostgreSQL: classes of bad data, broken constraints and bad statements. SQLite: ERROR, CONSTRAINT, MISMATCH.
+                match code.len() {
+                    5 => ["22", "23", "42"]
+                        .iter()
+                        .any(|class| code.starts_with(class)),
+                    _ => code
+                        .parse::<u32>()
+                        .is_ok_and(|code| matches!(code & 0xff, 1 | 19 | 20)),
+                }
+            }
+            Self::Driver(_) => false,
+        }
+    }
+}
+
 /// One SQL text, translated at its first use.
 pub struct Statement {
     text: &'static str,
@@ -60,7 +87,9 @@ impl Statement {
             let text = unfold(&text, "{texts:", |p| {
                 format!("jsonb_array_elements_text({p}::jsonb) AS r(value)")
             });
+            let text = unfold(&text, "{share:", |table| format!("FOR SHARE OF {table}"));
             text.replace("{skip_locked}", "FOR UPDATE SKIP LOCKED")
+                .replace("{lock}", "FOR UPDATE")
         })
     }
 
@@ -68,7 +97,8 @@ impl Statement {
         self.sqlite.get_or_init(|| {
             let text = unfold(self.text, "{each:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts:", |p| format!("json_each({p}) AS r"));
-            text.replace("{skip_locked}", "")
+            let text = unfold(&text, "{share:", |_| String::new());
+            text.replace("{skip_locked}", "").replace("{lock}", "")
         })
     }
 }
@@ -200,6 +230,23 @@ impl Db {
             }
         }
         Ok(())
+    }
+
+    /// How many migrations are still to be run; more than there are, when the schema is newer than this program. Changes nothing.
+    pub async fn pending_migrations(&self) -> Result<i64, Error> {
+        static RUN: Statement =
+            Statement::new("SELECT COUNT(*) AS n FROM _sqlx_migrations WHERE success");
+        let known = match self {
+            Self::Postgres(_) => sqlx::migrate!("../migrations/postgres").iter().count(),
+            Self::Sqlite { .. } => sqlx::migrate!("../migrations/sqlite").iter().count(),
+        };
+        let run = match self.fetch(&RUN, &[]).await {
+            Ok(rows) => rows.first().map_or(Ok(0), |row| row.int("n"))?,
+            // No such table: an empty database.
+            Err(error) if error.is_permanent() => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(i64::try_from(known).unwrap_or(i64::MAX) - run)
     }
 
     /// Begins a transaction that may write. Dropping it rolls back.

@@ -1,6 +1,6 @@
 //! Devices: a key, and apart from it a push address.
 
-use super::db::{Arg, Error, Row, Statement};
+use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{Store, json, maybe_parsed, parsed, to_json};
 use crate::clock::Millis;
 use crate::crypto::DeviceKey;
@@ -22,6 +22,16 @@ static ADD: Statement = Statement::new(
      VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8, $9, $10, $11, $12, $12)",
 );
 static ONE: Statement = Statement::new("SELECT * FROM devices WHERE id = $1");
+static TRUSTED: Statement = Statement::new(
+    "SELECT d.* FROM devices d JOIN users u ON u.id = d.user_id WHERE d.id = $1 AND d.state = 'active' AND u.status = 'active'",
+);
+static RENAME: Statement =
+    Statement::new("UPDATE devices SET name = $2, updated_at = $3 WHERE id = $1 RETURNING *");
+// Both devices of a swap, in one order.
+static LOCK: Statement = Statement::new(
+    "SELECT id FROM devices WHERE id = $1 OR (address = $2 AND store_id = (SELECT o.store_id FROM devices o WHERE o.id = $1))
+     ORDER BY id {lock}",
+);
 static OF_USER: Statement =
     Statement::new("SELECT * FROM devices WHERE store_id = $1 AND user_id = $2 ORDER BY id");
 static CHANGE: Statement = Statement::new(
@@ -97,6 +107,8 @@ pub enum Refused {
     NoUser,
     /// The user has as many devices as the appkey policy allows.
     TooMany,
+    /// A device with this key is blocked.
+    Blocked,
 }
 
 fn device_of(row: &Row) -> Result<Device, Error> {
@@ -139,7 +151,22 @@ impl Store {
             Arg::Text(&key),
         ];
         if let Some(row) = tx.fetch(&SAME_KEY, &same).await?.first() {
-            return Ok(Ok(device_of(row)?));
+            let known = device_of(row)?;
+            if known.state != DeviceState::Active {
+                return Ok(Err(Refused::Blocked));
+            }
+            if let Some(address) = &new.address {
+                set_address(&mut tx, &known.id, address, now).await?;
+            }
+            let args = [
+                Arg::Text(known.id.as_str()),
+                Arg::Text(&new.name),
+                Arg::Int(now),
+            ];
+            let rows = tx.fetch(&RENAME, &args).await?;
+            let renamed = rows.first().map(device_of).transpose()?;
+            tx.commit().await?;
+            return Ok(Ok(renamed.unwrap_or(known)));
         }
         let count = tx
             .fetch(&COUNT, &[Arg::Text(user.as_str()), Arg::Text(&new.rp)])
@@ -204,6 +231,12 @@ impl Store {
         rows.first().map(device_of).transpose()
     }
 
+    /// A device whose word counts: active, and of a user who may be asked.
+    pub async fn trusted_device(&self, id: &DeviceId) -> Result<Option<Device>, Error> {
+        let rows = self.db.fetch(&TRUSTED, &[Arg::Text(id.as_str())]).await?;
+        rows.first().map(device_of).transpose()
+    }
+
     /// A user's devices, oldest first.
     pub async fn devices(&self, store: &StoreId, user: &UserId) -> Result<Vec<Device>, Error> {
         let args = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
@@ -241,27 +274,39 @@ impl Store {
         now: Millis,
     ) -> Result<bool, Error> {
         let mut tx = self.db.begin().await?;
-        let token = address.token.expose();
-        let args = [
-            Arg::Text(device.as_str()),
-            Arg::Text(address.provider.as_str()),
-            Arg::Text(token),
-            Arg::Int(now),
-        ];
-        let rows = tx.fetch(&SET_ADDRESS, &args).await?;
-        let Some(row) = rows.first() else {
-            return Ok(false);
-        };
-        let store = row.text("store_id")?;
-        let args = [
-            Arg::Text(token),
-            Arg::Text(address.provider.as_str()),
-            Arg::Int(now),
-            Arg::Text(&store),
-            Arg::Text(device.as_str()),
-        ];
-        tx.fetch(&FREE_ADDRESS, &args).await?;
+        let set = set_address(&mut tx, device, address, now).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(set)
     }
+}
+
+async fn set_address(
+    tx: &mut Tx,
+    device: &DeviceId,
+    address: &Address,
+    now: Millis,
+) -> Result<bool, Error> {
+    let token = address.token.expose();
+    tx.fetch(&LOCK, &[Arg::Text(device.as_str()), Arg::Text(token)])
+        .await?;
+    let args = [
+        Arg::Text(device.as_str()),
+        Arg::Text(address.provider.as_str()),
+        Arg::Text(token),
+        Arg::Int(now),
+    ];
+    let rows = tx.fetch(&SET_ADDRESS, &args).await?;
+    let Some(row) = rows.first() else {
+        return Ok(false);
+    };
+    let store = row.text("store_id")?;
+    let args = [
+        Arg::Text(token),
+        Arg::Text(address.provider.as_str()),
+        Arg::Int(now),
+        Arg::Text(&store),
+        Arg::Text(device.as_str()),
+    ];
+    tx.fetch(&FREE_ADDRESS, &args).await?;
+    Ok(true)
 }

@@ -6,7 +6,7 @@ use super::{PushRow, Store, to_json};
 use crate::clock::{Millis, rfc3339};
 use crate::domain::{DeliveryState, PushState};
 use crate::event::{DeviceDone, DeviceEnd, Events, PushEnded};
-use crate::id::{PushId, StoreId};
+use crate::id::{PushId, StoreId, UserId};
 use crate::message::Message;
 use std::collections::HashMap;
 
@@ -20,6 +20,10 @@ static CLOSE: Statement = Statement::new(
 static CANCEL: Statement = Statement::new(
     "UPDATE pushes SET state = 'cancelled', reason = $3, ended_at = $4, escalate_at = NULL
      WHERE id = $2 AND store_id = $1 AND ended_at IS NULL AND expires_at > $4 RETURNING *",
+);
+static CANCEL_OF_USER: Statement = Statement::new(
+    "UPDATE pushes SET state = 'cancelled', reason = 'user_blocked', ended_at = $2, escalate_at = NULL
+     WHERE user_id = $1 AND ended_at IS NULL RETURNING *",
 );
 static FAIL: Statement = Statement::new(
     "UPDATE pushes SET state = 'failed', reason = $2, ended_at = $3, escalate_at = NULL
@@ -113,8 +117,19 @@ fn end_of_deliveries(push: PushState) -> DeliveryState {
     }
 }
 
-pub(super) fn rows_of(rows: &[Row]) -> Result<Vec<PushRow>, Error> {
-    rows.iter().map(push_of).collect()
+/// The pushes that a statement has ended. One that a newer release wrote in a form not known here ends without its event rather than keeping
+/// all others from their end.
+pub(super) fn rows_of(rows: &[Row]) -> Vec<PushRow> {
+    rows.iter()
+        .filter_map(|row| match push_of(row) {
+            Ok(push) => Some(push),
+            Err(error) => {
+                let id = row.text("id").unwrap_or_default();
+                tracing::error!(push = id, %error, "a push cannot be read; its end is not told");
+                None
+            }
+        })
+        .collect()
 }
 
 /// Ends pushes as failed, in the caller's transaction.
@@ -129,7 +144,18 @@ pub(super) async fn fail(
         Arg::Text(reason),
         Arg::Int(now),
     ];
-    let ended = rows_of(&tx.fetch(&FAIL, &args).await?)?;
+    let ended = rows_of(&tx.fetch(&FAIL, &args).await?);
+    announce(tx, &ended, &[], now).await
+}
+
+/// Ends everything that a user is asked.
+pub(super) async fn cancel_of_user(
+    tx: &mut Tx,
+    user: &UserId,
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let args = [Arg::Text(user.as_str()), Arg::Int(now)];
+    let ended = rows_of(&tx.fetch(&CANCEL_OF_USER, &args).await?);
     announce(tx, &ended, &[], now).await
 }
 
@@ -149,7 +175,7 @@ impl Store {
             Arg::Text(reason),
             Arg::Int(now),
         ];
-        let ended = rows_of(&tx.fetch(&CANCEL, &args).await?)?;
+        let ended = rows_of(&tx.fetch(&CANCEL, &args).await?);
         let messages = announce(&mut tx, &ended, &[], now).await?;
         self.commit(tx, messages, now).await?;
         Ok(ended.into_iter().next())

@@ -26,12 +26,12 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       enqueued_at, definition, parameters, max_duration)
+       fan_out_due, definition, parameters, max_duration)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
-       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT), r.value->>'definition', r.value->>'parameters',
+       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'definition', r.value->>'parameters',
        CAST(r.value->>'max_duration' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
@@ -110,6 +110,15 @@ pub enum Taken {
     UserInactive(UserStatus),
 }
 
+/// How long a push may wait for a worker before its job counts as lost.
+pub(super) fn unseen(lane: Lane) -> Millis {
+    match lane {
+        Lane::Interactive => 15_000,
+        // Hundreds of thousands may wait for their turn.
+        Lane::Bulk => 300_000,
+    }
+}
+
 fn row_of(new: &NewPush, user: &UserId) -> Value {
     let process = new.process.as_ref();
     let escalate = new.target.escalate_after();
@@ -122,7 +131,7 @@ fn row_of(new: &NewPush, user: &UserId) -> Value {
         "reply_to": new.reply_to, "correlation_id": new.correlation_id, "traceparent": new.traceparent,
         "token_hash": process.map(|p| &p.token_hash),
         "escalate_at": escalate.map(|after| new.created_at + after),
-        "created_at": new.created_at, "expires_at": new.expires_at,
+        "created_at": new.created_at, "expires_at": new.expires_at, "fan_out_due": new.created_at + unseen(new.lane),
         "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
             "start_url": p.definition.start_url}).to_string()),
         "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
@@ -220,6 +229,19 @@ fn replayed(push: &NewPush, known: &Known) -> Option<Taken> {
 }
 
 impl Store {
+    /// The push that an idempotency key has made, and the hash of the request that came with it.
+    pub async fn push_of_key(
+        &self,
+        store: &StoreId,
+        key: &str,
+    ) -> Result<Option<(String, PushRow)>, Error> {
+        let wanted = json!([{"store": store, "key": key}]).to_string();
+        let rows = self.db.fetch(&KNOWN, &[Arg::Text(&wanted)]).await?;
+        rows.first()
+            .map(|row| Ok((row.text("used_hash")?, push_of(row)?)))
+            .transpose()
+    }
+
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
         let mut tx = self.db.begin().await?;

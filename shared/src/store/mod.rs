@@ -22,11 +22,12 @@ pub use claim::{Claim, Claimed, Wanted};
 pub use db::{Db, Error};
 pub use devices::{Address, Device, NewDevice, Refused as DeviceRefused};
 pub use intake::{NewProcess, NewPush, Taken, UserRef};
-pub use outbox::{Handover, LEASE, Outbox};
+pub use outbox::{Class, Committed, Handover, LEASE, Outbox};
 pub use policies::{AppkeyPolicy, Definition, PushPolicy, SealedPolicy};
 pub use process::{InstanceEnd, Opened, Started};
 pub use pushes::{DeliveryRow, Page, PushRow};
 pub use record::{Recorded, Result as DeliveryResult};
+pub use sweep::BATCH as SWEEP_BATCH;
 pub use tenants::{KeyOwner, KeyRow, StoreRow};
 pub use users::User;
 

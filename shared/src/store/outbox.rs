@@ -6,7 +6,7 @@
 
 use super::db::{Arg, Db, Error, Statement, Tx};
 use crate::clock::Millis;
-use crate::message::Message;
+use crate::message::{EVENT_BATCH, Lane, Message, Route};
 use tokio::sync::mpsc;
 
 /// How long a message is its writer's own to publish. Longer than a confirm may take.
@@ -14,22 +14,64 @@ pub const LEASE: Millis = 10_000;
 /// How many hand-overs may wait. Beyond that the sweep takes them: nothing is lost, it only takes a lease longer.
 const WAITING: usize = 10_000;
 
+/// Messages that may wait for one another. What one class waits for never delays another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Somebody waits at a screen.
+    Interactive,
+    /// Batches.
+    Bulk,
+    /// Queues that are not ours and may be full or gone.
+    Foreign,
+}
+
+impl Class {
+    /// All of them, in the order of the handover's ends.
+    pub const ALL: [Self; 3] = [Self::Interactive, Self::Bulk, Self::Foreign];
+
+    fn of(message: &Message) -> Self {
+        match &message.route {
+            Route::Jobs(lane) | Route::Later(_, lane) => match lane {
+                Lane::Interactive => Self::Interactive,
+                Lane::Bulk => Self::Bulk,
+            },
+            Route::Status(_) if message.content_type == EVENT_BATCH => Self::Bulk,
+            Route::Status(_) => Self::Interactive,
+            Route::External(_) | Route::Direct(_) | Route::Parking(_) => Self::Foreign,
+        }
+    }
+}
+
 /// Takes committed messages from those who wrote them to the relay of the same process.
 #[derive(Clone)]
-pub struct Handover(mpsc::Sender<Vec<Message>>);
+pub struct Handover([mpsc::Sender<Vec<Message>>; 3]);
+
+/// Where the relay gets them: one end for each class.
+pub type Committed = [mpsc::Receiver<Vec<Message>>; 3];
 
 impl Handover {
     /// The two ends.
-    pub fn channel() -> (Self, mpsc::Receiver<Vec<Message>>) {
-        let (to, from) = mpsc::channel(WAITING);
-        (Self(to), from)
+    pub fn channel() -> (Self, Committed) {
+        let [one, two, three] = Class::ALL.map(|_| mpsc::channel(WAITING));
+        (Self([one.0, two.0, three.0]), [one.1, two.1, three.1])
     }
 
     /// Hands over messages whose transaction is committed. Never waits.
     pub fn published_soon(&self, committed: Vec<Message>) {
-        if !committed.is_empty() && self.0.try_send(committed).is_err() {
-            tracing::warn!("the relay is behind or gone; a sweep will publish these messages");
+        let mut classes = [Vec::new(), Vec::new(), Vec::new()];
+        for message in committed {
+            classes[Class::of(&message) as usize].push(message);
         }
+        for (to, messages) in self.0.iter().zip(classes) {
+            if !messages.is_empty() && to.try_send(messages).is_err() {
+                tracing::warn!("the relay is behind or gone; a sweep will publish these messages");
+            }
+        }
+    }
+
+    /// Is there so much to publish already that a sweep would only add to it?
+    pub fn is_behind(&self) -> bool {
+        self.0.iter().any(|to| to.capacity() < WAITING / 2)
     }
 }
 

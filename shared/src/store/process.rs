@@ -118,7 +118,7 @@ impl Store {
             Arg::Text(reason),
             Arg::Int(now),
         ];
-        let ended = rows_of(&tx.fetch(&END, &args).await?)?;
+        let ended = rows_of(&tx.fetch(&END, &args).await?);
         if let Some(push) = ended.first().cloned() {
             let messages = announce(&mut tx, &ended, &[], now).await?;
             self.commit(tx, messages, now).await?;

@@ -135,7 +135,7 @@ pub(super) fn delivery_of(row: &Row) -> Result<DeliveryRow, Error> {
         device: parsed(row, "device_id")?,
         state: parsed(row, "state")?,
         reason: row.text("reason")?,
-        attempts: row.int("attempt")?,
+        attempts: row.int("calls")?,
         decision: row.maybe_text("decision")?,
         proof_hash: row.maybe_text("proof_hash")?,
         updated_at: row.int("updated_at")?,

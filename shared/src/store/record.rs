@@ -2,7 +2,7 @@
 
 use super::claim::{Claimed, retry_jobs};
 use super::db::{Arg, Error, Statement, Tx};
-use super::{Store, intake, parsed, to_json};
+use super::{Store, claim, intake, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{DeliveryState, Target};
 use crate::id::{PushId, StoreId};
@@ -12,19 +12,21 @@ use std::collections::HashSet;
 
 static RECORD: Statement = Statement::new(
     "UPDATE deliveries SET state = r.value->>'state', reason = r.value->>'reason', due_at = CAST(r.value->>'due_at' AS BIGINT),
-       provider_id = COALESCE(r.value->>'provider_id', provider_id), updated_at = $2 FROM {each:$1}
+       provider_id = COALESCE(r.value->>'provider_id', provider_id), calls = calls + CAST(r.value->>'called' AS BIGINT), updated_at = $2 FROM {each:$1}
      WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'sending'
      RETURNING deliveries.id",
 );
-// Only the very address that was tried, and only if it was registered before the provider says that it died.
+// Only the very address that was tried, by its token and the time of its registration, and only if that was before the provider says that it
+// died.
 static DROP_ADDRESS: Statement = Statement::new(
     "UPDATE devices SET address_state = 'invalid', updated_at = $2 FROM {each:$1}
      WHERE devices.id = r.value->>'device' AND address = r.value->>'token' AND address_state = 'valid'
+       AND address_registered_at = CAST(r.value->>'registered_at' AS BIGINT)
        AND (r.value->>'since' IS NULL OR address_registered_at <= CAST(r.value->>'since' AS BIGINT))
      RETURNING devices.id",
 );
 static ESCALATE: Statement = Statement::new(
-    "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET target = $2, escalate_at = NULL, fan_out_due = $3 WHERE id IN (SELECT r.value FROM {texts:$1})
        AND escalate_at IS NOT NULL AND ended_at IS NULL RETURNING id, store_id, lane",
 );
 
@@ -59,6 +61,8 @@ pub struct Recorded {
     pub claimed: Claimed,
     /// How it ended.
     pub result: Result,
+    /// Was the provider called at all?
+    pub called: bool,
 }
 
 fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
@@ -70,7 +74,7 @@ fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
         Result::Failed { reason, .. } => (DeliveryState::Failed, reason.as_str(), now, None),
     };
     json!({"id": one.claimed.delivery, "attempt": one.claimed.attempt, "state": state, "reason": reason, "due_at": due_at,
-        "provider_id": provider_id})
+        "provider_id": provider_id, "called": i64::from(one.called)})
 }
 
 /// Asks all devices of those pushes that were to be escalated, in the caller's transaction.
@@ -83,7 +87,11 @@ pub(super) async fn escalate(
         return Ok(Vec::new());
     }
     let all = to_json(&Target::All);
-    let args = [Arg::Text(&to_json(pushes)), Arg::Text(&all)];
+    let args = [
+        Arg::Text(&to_json(pushes)),
+        Arg::Text(&all),
+        Arg::Int(now + intake::unseen(Lane::Interactive)),
+    ];
     let rows = tx.fetch(&ESCALATE, &args).await?;
     let escalated: Vec<(StoreId, Lane, PushId)> = rows
         .iter()
@@ -109,6 +117,9 @@ impl Store {
         now: Millis,
     ) -> std::result::Result<(), Error> {
         let mut tx = self.db.begin().await?;
+        let pushes: std::collections::BTreeSet<_> =
+            results.iter().map(|one| &one.claimed.push).collect();
+        claim::lock(&mut tx, &pushes.into_iter().collect::<Vec<_>>()).await?;
         let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
         let won = tx
             .fetch(&RECORD, &[Arg::Text(&to_json(&rows)), Arg::Int(now)])
@@ -126,7 +137,7 @@ impl Store {
                 ..
             } = &one.result
             {
-                gone.push(json!({"device": claimed.device, "token": claimed.token.expose(), "since": since}));
+                gone.push(json!({"device": claimed.device, "token": claimed.token.expose(), "since": since, "registered_at": claimed.registered_at}));
             }
             if !won.contains(claimed.delivery.as_str()) {
                 continue;

@@ -7,16 +7,12 @@ use crate::id::MessageId;
 use crate::message::{EVENT, Event, Message, Route};
 use std::collections::HashMap;
 
-/// How long an event is remembered: longer than any redelivery.
-const REMEMBERED: Millis = 24 * 3_600_000;
-
 static WANTED: Statement = Statement::new(
     "SELECT id, reply_to, correlation_id, traceparent FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL",
 );
 static SEEN: Statement = Statement::new(
     "INSERT INTO inbox (event_id, seen_at) SELECT r.value, $2 FROM {texts:$1} WHERE true ON CONFLICT DO NOTHING RETURNING event_id",
 );
-static FORGET: Statement = Statement::new("DELETE FROM inbox WHERE seen_at < $1");
 
 impl Store {
     /// Promises each completion event to the queue that its push names, once. Says how many were.
@@ -40,7 +36,7 @@ impl Store {
         }
         let events: Vec<_> = ended
             .iter()
-            .filter(|event| wanted.contains_key(&event.subject))
+            .filter(|event| wanted.contains_key(event.subject.as_str()))
             .collect();
         if events.is_empty() {
             return Ok(0);
@@ -53,19 +49,22 @@ impl Store {
             .iter()
             .map(|row| row.text("event_id"))
             .collect::<Result<_, _>>()?;
-        tx.fetch(&FORGET, &[Arg::Int(now - REMEMBERED)]).await?;
         let mut messages = Vec::with_capacity(fresh.len());
-        for event in events.into_iter().filter(|event| fresh.contains(&event.id)) {
-            let Some((to, (correlation_id, traceparent))) = wanted.get(&event.subject) else {
+        for event in events
+            .into_iter()
+            .filter(|event| fresh.iter().any(|id| id == event.id.as_str()))
+        {
+            let Some((to, (correlation_id, traceparent))) = wanted.get(event.subject.as_str())
+            else {
                 continue;
             };
             messages.push(Message {
-                id: MessageId::derived(&[&event.id, to]),
+                id: MessageId::derived(&[event.id.as_str(), to]),
                 route: Route::Direct(to.clone()),
                 content_type: EVENT.to_owned(),
                 correlation_id: correlation_id
                     .clone()
-                    .or_else(|| Some(event.subject.clone())),
+                    .or_else(|| Some(event.subject.to_string())),
                 traceparent: traceparent.clone(),
                 body: serde_json::to_vec(event).unwrap_or_default(),
             });

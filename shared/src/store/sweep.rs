@@ -9,18 +9,20 @@ use crate::id::{PushId, StoreId};
 use crate::message::{Lane, RetryOf};
 use std::collections::HashSet;
 
-/// How many rows one sweep takes: a bound on its transaction.
-const BATCH: i64 = 500;
+/// How many rows one sweep takes: a bound on its transaction. A full one has more behind it.
+pub const BATCH: i64 = 500;
 /// How long a retry's message may be late before the sweep makes another.
 const LATE: Millis = 10_000;
-/// How long an accepted push may wait for a worker before its job counts as lost.
-const UNSEEN: Millis = 15_000;
+/// How long an event is remembered in the inbox: longer than any redelivery.
+const REMEMBERED: Millis = 24 * 3_600_000;
 
 static EXPIRE: Statement = Statement::new(
     "UPDATE pushes SET ended_at = $1, escalate_at = NULL,
        state = CASE WHEN kind = 'generic' AND EXISTS
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'completed' ELSE 'expired' END,
-       reason = CASE WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state IN ('fetched', 'answered')) THEN 'no_response'
+       reason = CASE WHEN kind = 'generic' AND EXISTS
+           (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'some_answered'
+           WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'fetched') THEN 'no_response'
            WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'sent') THEN 'unopened'
            ELSE 'undelivered' END
      WHERE id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2 {skip_locked})
@@ -32,20 +34,23 @@ static ESCALATING: Statement = Statement::new(
 );
 static STALE: Statement = Statement::new(
     "UPDATE deliveries SET state = 'retry_wait', reason = CASE WHEN state = 'sending' THEN 'lease_expired' ELSE reason END, due_at = $1
-     WHERE id IN (SELECT id FROM deliveries WHERE (state = 'sending' AND due_at <= $1) OR (state = 'retry_wait' AND due_at <= $2)
+     WHERE id IN (SELECT id FROM deliveries WHERE ((state = 'sending' AND due_at <= $1) OR (state = 'retry_wait' AND due_at <= $2))
+       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.state IN ('accepted', 'pending'))
        ORDER BY due_at LIMIT $3 {skip_locked})
      RETURNING id, attempt, (SELECT p.store_id FROM pushes p WHERE p.id = push_id) AS store_id,
        (SELECT p.lane FROM pushes p WHERE p.id = push_id) AS lane",
 );
 static LOST: Statement = Statement::new(
-    "UPDATE pushes SET enqueued_at = $1 WHERE id IN
-       (SELECT id FROM pushes WHERE state = 'accepted' AND lane = 'interactive' AND enqueued_at <= $2 ORDER BY enqueued_at LIMIT $3
-        {skip_locked})
+    "UPDATE pushes SET fan_out_due = $1 + CASE WHEN $1 - created_at > 600000 THEN 600000 ELSE $1 - created_at END WHERE id IN
+       (SELECT id FROM pushes WHERE fan_out_due <= $1 AND ended_at IS NULL ORDER BY fan_out_due LIMIT $2 {skip_locked})
      RETURNING id, store_id, lane",
+);
+static FORGET: Statement = Statement::new(
+    "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox WHERE seen_at < $1 LIMIT $2)",
 );
 static NEXT: Statement = Statement::new(
     "SELECT MIN(at) AS at FROM (SELECT MIN(expires_at) AS at FROM pushes WHERE ended_at IS NULL
-       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL) AS t",
+       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL AND ended_at IS NULL) AS t",
 );
 
 fn job_row(row: &Row) -> Result<(StoreId, Lane, PushId), Error> {
@@ -60,7 +65,7 @@ impl Store {
     /// Ends pushes whose time is over. Says how many.
     pub async fn expire(&self, now: Millis) -> Result<usize, Error> {
         let mut tx = self.db.begin().await?;
-        let ended = rows_of(&tx.fetch(&EXPIRE, &[Arg::Int(now), Arg::Int(BATCH)]).await?)?;
+        let ended = rows_of(&tx.fetch(&EXPIRE, &[Arg::Int(now), Arg::Int(BATCH)]).await?);
         if ended.is_empty() {
             return Ok(0);
         }
@@ -99,9 +104,11 @@ impl Store {
                 Ok((parsed(row, "store_id")?, parsed(row, "lane")?, 0, retry))
             })
             .collect::<Result<_, Error>>()?;
-        let args = [Arg::Int(now), Arg::Int(now - UNSEEN), Arg::Int(BATCH)];
+        let args = [Arg::Int(now), Arg::Int(BATCH)];
         let lost = tx.fetch(&LOST, &args).await?;
         let lost: Vec<_> = lost.iter().map(job_row).collect::<Result<_, _>>()?;
+        let old = [Arg::Int(now - REMEMBERED), Arg::Int(BATCH)];
+        tx.fetch(&FORGET, &old).await?;
         let count = retries.len() + lost.len();
         let mut messages = retry_jobs(retries.into_iter(), now);
         messages.extend(intake::jobs(

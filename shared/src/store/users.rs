@@ -1,7 +1,7 @@
 //! Users of a store.
 
 use super::db::{Arg, Error, Row, Statement};
-use super::{Store, maybe_parsed, parsed};
+use super::{Store, ending, maybe_parsed, parsed};
 use crate::clock::Millis;
 use crate::domain::UserStatus;
 use crate::id::{DeviceId, StoreId, UserId};
@@ -105,13 +105,14 @@ impl Store {
     }
 
     /// Changes what is given. A preferred device must be an active one of this user; an empty text unsets it. `None`: no such user or
-    /// device.
+    /// device. A user who may not be asked any more is not asked any more: their open pushes are cancelled.
     pub async fn change_user(
         &self,
         store: &StoreId,
         user: &UserId,
         status: Option<UserStatus>,
         preferred: Option<&str>,
+        now: Millis,
     ) -> Result<Option<User>, Error> {
         let args = [
             Arg::Text(store.as_str()),
@@ -119,7 +120,18 @@ impl Store {
             Arg::MaybeText(status.map(UserStatus::as_str)),
             Arg::MaybeText(preferred),
         ];
-        let rows = self.db.write(&CHANGE, &args).await?;
-        rows.first().map(user_of).transpose()
+        let mut tx = self.db.begin().await?;
+        let rows = tx.fetch(&CHANGE, &args).await?;
+        let changed = rows.first().map(user_of).transpose()?;
+        let blocked = changed
+            .as_ref()
+            .is_some_and(|user| user.status != UserStatus::Active);
+        let messages = if blocked {
+            ending::cancel_of_user(&mut tx, user, now).await?
+        } else {
+            Vec::new()
+        };
+        self.commit(tx, messages, now).await?;
+        Ok(changed)
     }
 }

@@ -12,7 +12,7 @@ use http::StatusCode;
 #[utoipa::path(put, path = "/v1/device/push-address", tag = "device", request_body = PushAddress,
     responses((status = 204), (status = 401, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn put(State(app): State<App>, call: DeviceCall) -> Result<StatusCode, Problem> {
-    let sent = read::<PushAddress>(&call.body)?.value;
+    let sent = read::<PushAddress>(&call.body)?;
     let address = sent
         .check("")
         .map_err(|fault| Problem::faults(vec![fault]))?;

@@ -50,7 +50,7 @@ pub(crate) async fn answer(
     call: DeviceCall,
 ) -> Result<Json<AnswerView>, Problem> {
     let push: PushId = id(&push)?;
-    let sent = read::<AnswerRequest>(&call.body)?.value;
+    let sent = read::<AnswerRequest>(&call.body)?;
     let device = &call.device;
     let Some(prompt) = app.store.prompt(device, &push).await? else {
         return Err(Code::NotFound.into());
@@ -106,6 +106,11 @@ pub(crate) async fn answer(
             state: state.to_string(),
             reason,
         })),
+        Answered::Ended { state, reason } if !state.is_terminal() => {
+            Err(Problem::new(Code::WrongState)
+                .with("state", state.as_str())
+                .with("reason", reason))
+        }
         Answered::Ended { state, reason } => {
             metrics::counter!("countersign_late_answers_total").increment(1);
             Err(Problem::new(Code::PushEnded)

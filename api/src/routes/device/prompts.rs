@@ -55,7 +55,7 @@ fn view(app: &App, push: &PushRow) -> PromptView {
     }
 }
 
-/// What waits for this device, oldest first, whether or not its wake-up came.
+/// What waits for this device, newest first, whether or not its wake-up came.
 #[utoipa::path(get, path = "/v1/device/pushes", tag = "device", responses((status = 200, body = Listed<PromptView>), (status = 401, body = Problem)))]
 pub(crate) async fn list(
     State(app): State<App>,
@@ -63,11 +63,9 @@ pub(crate) async fn list(
 ) -> Result<Json<Listed<PromptView>>, Problem> {
     let now = app.clock.now();
     let prompts = app.store.prompts(&call.device, now).await?;
-    for prompt in prompts.iter().filter(|prompt| !prompt.seen) {
-        app.store
-            .fetched(&call.device.id, &prompt.push.id, now)
-            .await?;
-    }
+    let fresh = prompts.iter().filter(|prompt| !prompt.seen);
+    let fresh: Vec<_> = fresh.map(|prompt| &prompt.push.id).collect();
+    app.store.fetched(&call.device.id, &fresh, now).await?;
     let data = prompts.iter().map(|one| view(&app, &one.push)).collect();
     Ok(Json(Listed {
         data,
@@ -89,7 +87,7 @@ pub(crate) async fn show(
     };
     let now = app.clock.now();
     if prompt.push.ended_at.is_none() && prompt.push.expires_at > now {
-        app.store.fetched(&call.device.id, &push, now).await?;
+        app.store.fetched(&call.device.id, &[&push], now).await?;
     }
     Ok(Json(view(&app, &prompt.push)))
 }

@@ -1,8 +1,9 @@
 //! Ask a person something.
 
+use super::checks::{EXPIRES_IN, MAX_DURATION, more_faults, seconds};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::body::Valid;
+use crate::body::{Sent, faults_of, typed};
 use crate::problem::{Code, Fault, Problem};
 use crate::routes::bad_parameter;
 use crate::view::{DetailView, TargetMode, TargetView};
@@ -14,17 +15,11 @@ use serde_json::Value;
 use shared::clock::{Millis, rfc3339};
 use shared::crypto::{content_hash, random_text, sha256_text};
 use shared::domain::{Content, DeviceState, Kind, Target};
-use shared::id::{PushId, StoreId, UserId};
+use shared::id::{PushId, StoreId};
 use shared::message::Lane;
-use shared::store::{NewProcess, NewPush, Taken, User, UserRef};
+use shared::store::{NewProcess, NewPush, PushRow, Taken, User, UserRef};
 use std::sync::PoisonError;
 use utoipa::ToSchema;
-
-const EXPIRES_IN: Millis = 120_000;
-const EXPIRES_IN_RANGE: std::ops::RangeInclusive<Millis> = 10_000..=600_000;
-const MAX_DURATION: Millis = 600_000;
-const MAX_DURATION_RANGE: std::ops::RangeInclusive<Millis> = 60_000..=3_600_000;
-const ESCALATE_RANGE: std::ops::RangeInclusive<Millis> = 1_000..=600_000;
 
 /// What to ask, and whom.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -138,75 +133,28 @@ pub(crate) struct Accepted {
     match_code: Option<String>,
 }
 
-fn seconds(
-    text: Option<&str>,
-    default: Millis,
-    range: &std::ops::RangeInclusive<Millis>,
-    pointer: &str,
-    faults: &mut Vec<Fault>,
-) -> Millis {
-    let Some(text) = text else {
-        return default;
-    };
-    let ms = text
-        .strip_suffix('s')
-        .and_then(|digits| digits.parse::<Millis>().ok())
-        .map_or(-1, |s| s * 1000);
-    if !range.contains(&ms) {
-        let detail = format!("from {}s to {}s", range.start() / 1000, range.end() / 1000);
-        faults.push(Fault::new(pointer, "out_of_range", detail));
-    }
-    ms
-}
-
-fn target_of(view: Option<&TargetView>, faults: &mut Vec<Fault>) -> Target {
+fn target_of(view: Option<&TargetView>) -> Target {
     let Some(view) = view else {
         return Target::All;
     };
-    if view.escalate_after.is_some() && view.mode != TargetMode::Preferred {
-        let detail = "only with the mode preferred";
-        faults.push(Fault::new("/target/escalate_after", "not_allowed", detail));
-    }
-    if view.devices.is_empty() == (view.mode == TargetMode::Devices) {
-        let detail = "needed with the mode devices, and only then";
-        faults.push(Fault::new("/target/devices", "not_allowed", detail));
-    }
     match view.mode {
         TargetMode::All => Target::All,
         TargetMode::Preferred => Target::Preferred {
-            escalate_after: view.escalate_after.as_deref().map(|text| {
-                let pointer = "/target/escalate_after";
-                seconds(Some(text), 0, &ESCALATE_RANGE, pointer, faults)
-            }),
+            escalate_after: view.escalate_after.as_deref().and_then(seconds),
         },
-        TargetMode::Devices => {
-            let mut devices = Vec::new();
-            for (n, text) in view.devices.iter().enumerate() {
-                if let Ok(device) = text.parse() {
-                    devices.push(device);
-                } else {
-                    let pointer = format!("/target/devices/{n}");
-                    faults.push(Fault::new(&pointer, "unknown_device", "no such device"));
-                }
-            }
-            Target::Devices { devices }
-        }
+        TargetMode::Devices => Target::Devices {
+            devices: view
+                .devices
+                .iter()
+                .filter_map(|id| id.parse().ok())
+                .collect(),
+        },
     }
 }
 
-fn user_of(name: UserName, faults: &mut Vec<Fault>) -> UserRef {
-    match (name.id, name.external_id) {
-        (Some(id), None) => match id.parse::<UserId>() {
-            Ok(id) => UserRef::Id(id),
-            Err(_) => UserRef::External(id),
-        },
-        (None, Some(external_id)) => UserRef::External(external_id),
-        (Some(_), Some(_)) | (None, None) => {
-            let detail = "exactly one of id and external_id is needed";
-            faults.push(Fault::new("/user", "invalid", detail));
-            UserRef::External(String::new())
-        }
-    }
+fn user_of(name: UserName) -> UserRef {
+    let by_id = name.id.and_then(|id| id.parse().ok()).map(UserRef::Id);
+    by_id.unwrap_or_else(|| UserRef::External(name.external_id.unwrap_or_default()))
 }
 
 /// The idempotency key of a request.
@@ -303,51 +251,25 @@ async fn check_devices(
 async fn process_of(
     app: &App,
     store: &StoreId,
-    kind: Kind,
     request: Option<ProcessRequest>,
-    faults: &mut Vec<Fault>,
 ) -> Result<Option<NewProcess>, Problem> {
-    let request = match (kind, request) {
-        (Kind::Process, Some(request)) => request,
-        (Kind::Process, None) => {
-            faults.push(Fault::new(
-                "/process",
-                "required",
-                "needed with the kind process",
-            ));
-            return Ok(None);
-        }
-        (Kind::Confirm | Kind::Generic, Some(_)) => {
-            faults.push(Fault::new(
-                "/process",
-                "not_allowed",
-                "only with the kind process",
-            ));
-            return Ok(None);
-        }
-        (Kind::Confirm | Kind::Generic, None) => return Ok(None),
+    let Some(request) = request else {
+        return Ok(None);
     };
-    let pointer = "/process/max_duration";
-    let text = request.max_duration.as_deref();
-    let max_duration = seconds(text, MAX_DURATION, &MAX_DURATION_RANGE, pointer, faults);
     let tag = request.tag.as_deref();
     let found = app
         .store
         .definition(store, &request.definition, request.version, tag)
         .await?;
-    let Some(definition) = found else {
+    let definition = found.ok_or_else(|| {
         let detail = "no such process definition";
-        faults.push(Fault::new(
-            "/process/definition",
-            "unknown_definition",
-            detail,
-        ));
-        return Ok(None);
-    };
+        Problem::fault("/process/definition", "unknown_definition", detail)
+    })?;
+    let max_duration = request.max_duration.as_deref().and_then(seconds);
     Ok(Some(NewProcess {
         definition,
         parameters: Value::Object(request.parameters),
-        max_duration,
+        max_duration: max_duration.unwrap_or(MAX_DURATION),
         token_hash: String::new(),
     }))
 }
@@ -363,7 +285,7 @@ pub(crate) async fn create(
     caller: Caller,
     Path(store): Path<String>,
     headers: HeaderMap,
-    body: Valid<PushRequest>,
+    Sent(sent): Sent,
 ) -> Result<(StatusCode, HeaderMap, Json<Accepted>), Problem> {
     let began = std::time::Instant::now();
     let store = caller.may(&app, &store, "pushes:write").await?;
@@ -372,41 +294,30 @@ pub(crate) async fn create(
         .as_ref()
         .map(|key| Running::begin(&app, &store, key))
         .transpose()?;
+    let hash = sha256_text(sent.to_string().as_bytes());
+    if let Some(key) = &key
+        && let Some((known, row)) = app.store.push_of_key(&store, key).await?
+    {
+        // What has changed since does not change the answer.
+        return if known == hash {
+            Ok(replay(&app, &row, seconds_of(&sent)))
+        } else {
+            Err(Code::IdempotencyReused.into())
+        };
+    }
     let now = app.clock.now();
-    let (request, sent) = (body.value, body.sent);
-    let mut faults = Vec::new();
+    let mut faults = faults_of::<PushRequest>(&sent);
+    more_faults(&app, &store, &sent, &mut faults);
+    let request: PushRequest = typed(sent, faults)?;
     let kind = match request.kind {
         KindWord::Process => Kind::Process,
         KindWord::Generic => Kind::Generic,
         KindWord::Confirm => Kind::Confirm,
     };
-    let user = user_of(request.user, &mut faults);
-    let target = target_of(request.target.as_ref(), &mut faults);
-    let expires_in = request.expires_in.as_deref();
-    let expires_in = seconds(
-        expires_in,
-        EXPIRES_IN,
-        &EXPIRES_IN_RANGE,
-        "/expires_in",
-        &mut faults,
-    );
-    if request.match_code == Some(true) && kind != Kind::Confirm {
-        faults.push(Fault::new(
-            "/match_code",
-            "not_allowed",
-            "only with the kind confirm",
-        ));
-    }
-    if let Some(reply_to) = &request.reply_to
-        && !reply_to.starts_with(&format!("ext.{store}."))
-    {
-        let detail = format!("the name of your queue begins with ext.{store}.");
-        faults.push(Fault::new("/reply_to", "not_allowed", detail));
-    }
-    let mut process = process_of(&app, &store, kind, request.process, &mut faults).await?;
-    if !faults.is_empty() {
-        return Err(Problem::faults(faults));
-    }
+    let expires_in = request.expires_in.as_deref().and_then(seconds);
+    let expires_in = expires_in.unwrap_or(EXPIRES_IN);
+    let (user, target) = (user_of(request.user), target_of(request.target.as_ref()));
+    let mut process = process_of(&app, &store, request.process).await?;
     let rp = &request.relying_party;
     check_devices(&app, &store, &user, rp, &target, request.require_device).await?;
     let (id, nonce) = (PushId::fresh(now), random_text::<24>());
@@ -423,17 +334,17 @@ pub(crate) async fn create(
         process.token_hash = sha256_text(token.expose().as_bytes());
         content.redirect_url = Some(app.process_link(&id, &nonce));
     }
-    let hash = content_hash(&content);
+    let shown_hash = content_hash(&content);
     content.redirect_url = None;
     let push = NewPush {
         match_required: kind == Kind::Confirm && request.match_code != Some(false),
         expires_at: now + expires_in,
-        idempotency: key.map(|key| (key, sha256_text(sent.to_string().as_bytes()))),
+        idempotency: key.map(|key| (key, hash)),
         traceparent: traceparent_of(&headers),
         reply_to: request.reply_to,
         correlation_id: request.correlation_id,
         lane: Lane::Interactive,
-        content_hash: hash,
+        content_hash: shown_hash,
         created_at: now,
         id,
         store,
@@ -446,50 +357,77 @@ pub(crate) async fn create(
     let taken = app.intake.take(push.clone()).await?;
     metrics::histogram!("countersign_push_accept_seconds", "source" => "http")
         .record(began.elapsed().as_secs_f64());
-    answer(&app, push, taken)
+    answer(&app, &push, taken)
 }
 
-fn answer(
-    app: &App,
-    mut push: NewPush,
-    taken: Taken,
-) -> Result<(StatusCode, HeaderMap, Json<Accepted>), Problem> {
-    let mut headers = HeaderMap::new();
-    let (user, result) = match taken {
-        Taken::New(user) => (user, "accepted"),
-        Taken::Replayed(row) => {
-            // The same body asked for the same time; the row's own end moves when a process link is opened.
-            push.expires_at = row.created_at + (push.expires_at - push.created_at);
-            push.id = row.id;
-            push.nonce = row.nonce;
-            push.created_at = row.created_at;
-            push.match_required = row.match_required;
-            let replayed = HeaderName::from_static("idempotent-replayed");
-            headers.insert(replayed, http::HeaderValue::from_static("true"));
-            (row.user, "duplicate")
-        }
-        Taken::KeyReused => return Err(Code::IdempotencyReused.into()),
-        Taken::NoUser => return Err(Code::NotFound.into()),
-        Taken::UserInactive(status) => {
-            return Err(Problem::new(Code::UserInactive).with("status", status.as_str()));
-        }
-    };
+/// How long the sender wants an answer to count.
+fn seconds_of(sent: &Value) -> Millis {
+    let text = sent.get("expires_in").and_then(Value::as_str);
+    text.and_then(seconds).unwrap_or(EXPIRES_IN)
+}
+
+type Reply = (StatusCode, HeaderMap, Json<Accepted>);
+
+fn count(result: &'static str) {
     metrics::counter!("countersign_push_requests_total", "source" => "http", "lane" => "interactive", "result" => result).increment(1);
-    let place = format!("/v1/stores/{}/pushes/{}", push.store, push.id);
+}
+
+fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
+    match taken {
+        Taken::New(user) => {
+            count("accepted");
+            let code = push
+                .match_required
+                .then(|| app.secret.match_code(&push.id, &push.nonce));
+            Ok(reply(
+                HeaderMap::new(),
+                Accepted {
+                    id: push.id.to_string(),
+                    store: push.store.to_string(),
+                    user: user.to_string(),
+                    state: "accepted".to_owned(),
+                    created_at: rfc3339(push.created_at),
+                    expires_at: rfc3339(push.expires_at),
+                    match_code: code.map(|code| code.expose().to_owned()),
+                },
+            ))
+        }
+        Taken::Replayed(row) => Ok(replay(app, &row, push.expires_at - push.created_at)),
+        Taken::KeyReused => Err(Code::IdempotencyReused.into()),
+        Taken::NoUser => Err(Code::NotFound.into()),
+        Taken::UserInactive(status) => {
+            Err(Problem::new(Code::UserInactive).with("status", status.as_str()))
+        }
+    }
+}
+
+/// The first answer once more. The row's own end moves when a process link is opened; the first answer said the time before.
+fn replay(app: &App, row: &PushRow, expires_in: Millis) -> Reply {
+    count("duplicate");
+    let mut headers = HeaderMap::new();
+    let replayed = HeaderName::from_static("idempotent-replayed");
+    headers.insert(replayed, http::HeaderValue::from_static("true"));
+    let code = row
+        .match_required
+        .then(|| app.secret.match_code(&row.id, &row.nonce));
+    reply(
+        headers,
+        Accepted {
+            id: row.id.to_string(),
+            store: row.store.to_string(),
+            user: row.user.to_string(),
+            state: "accepted".to_owned(),
+            created_at: rfc3339(row.created_at),
+            expires_at: rfc3339(row.created_at + expires_in),
+            match_code: code.map(|code| code.expose().to_owned()),
+        },
+    )
+}
+
+fn reply(mut headers: HeaderMap, accepted: Accepted) -> Reply {
+    let place = format!("/v1/stores/{}/pushes/{}", accepted.store, accepted.id);
     if let Ok(place) = http::HeaderValue::from_str(&place) {
         headers.insert(header::LOCATION, place);
     }
-    let code = push
-        .match_required
-        .then(|| app.secret.match_code(&push.id, &push.nonce));
-    let accepted = Accepted {
-        id: push.id.to_string(),
-        store: push.store.to_string(),
-        user: user.to_string(),
-        state: "accepted".to_owned(),
-        created_at: rfc3339(push.created_at),
-        expires_at: rfc3339(push.expires_at),
-        match_code: code.map(|code| code.expose().to_owned()),
-    };
-    Ok((StatusCode::ACCEPTED, headers, Json(accepted)))
+    (StatusCode::ACCEPTED, headers, Json(accepted))
 }

@@ -1,6 +1,7 @@
 //! Pushes, as their senders see them.
 
 pub(crate) mod cancel;
+mod checks;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod list;

@@ -1,8 +1,8 @@
 //! Feeding consumers: from the table, and from memory for events that only this process wants.
 
 use super::super::{DELIVERY_LIMIT, Delivery, Queue, Settle, Settlement};
-use super::Inner;
 use super::settling::Leased;
+use super::{IDLE, Inner};
 use crate::message::Message;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
@@ -40,7 +40,9 @@ pub(super) async fn feed(
         tokio::pin!(bell);
         bell.as_mut().enable();
         let room = window.available_permits() + 1;
-        let taken = inner.take(&queue, room).await.unwrap_or_else(|error| {
+        let taken = inner.take(&queue, room).await;
+        let failed = taken.is_err();
+        let taken = taken.unwrap_or_else(|error| {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "the embedded queue could not be read"
@@ -49,7 +51,12 @@ pub(super) async fn feed(
         });
         if taken.is_empty() {
             drop(first);
-            let nap = inner.nap(&queue).await;
+            // A row that is due says nothing about when a disk has room again.
+            let nap = if failed {
+                IDLE
+            } else {
+                inner.nap(&queue).await
+            };
             tokio::select! {
                 () = bell => {}
                 () = tokio::time::sleep(nap) => {}

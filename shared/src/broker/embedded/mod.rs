@@ -43,6 +43,9 @@ static NEXT: Statement =
 static MOVE: Statement = Statement::new(
     "UPDATE queue_messages SET queue = $3, message = $4, visible_at = $5, deliveries = 0 WHERE id = $1 AND deliveries = $2 RETURNING id",
 );
+static FREE: Statement = Statement::new(
+    "UPDATE queue_messages SET visible_at = $1 WHERE deliveries > 0 AND visible_at > $1",
+);
 static DEPTH: Statement = Statement::new(
     "SELECT COUNT(CASE WHEN visible_at <= $2 THEN 1 END) AS ready,
             COUNT(CASE WHEN visible_at > $2 AND deliveries > 0 THEN 1 END) AS unacked
@@ -260,8 +263,12 @@ struct Taken {
 #[async_trait::async_trait]
 impl Broker for Embedded {
     async fn apply_topology(&self) -> Result<(), Error> {
-        // The table is a migration of the store.
-        self.depth(Queue::Parking).await.map(|_| ())
+        // The table is a migration of the store. One process serves it: what an earlier one held is free.
+        self.0
+            .db
+            .write(&FREE, &[Arg::Int(self.0.clock.now())])
+            .await?;
+        Ok(())
     }
 
     async fn publish(&self, batch: &[Message]) -> Vec<Result<(), PublishError>> {

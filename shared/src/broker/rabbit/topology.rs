@@ -188,8 +188,8 @@ impl Topology {
         wait.insert("x-message-ttl", (EVENT_LIFE.as_millis() as i64).into());
         topology.queue(names.of("status.wait"), wait, &status, "v1.#");
         // It drops its oldest instead of refusing: a refusal would be one to our own publisher of the event.
-        let mut forward = counted(bounded(FORWARD_LIMIT));
-        forward.insert("x-dead-letter-exchange", dlx.as_str().into());
+        // What falls off its end is not parked: it would push out what is poison.
+        let forward = counted(bounded(FORWARD_LIMIT));
         topology.queue(names.of("status.forward"), forward, &status, "v1.#");
 
         topology.exchange(names.of("status.ext"), "topic", Arguments::new());
