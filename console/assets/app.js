@@ -72,6 +72,7 @@
     const focused = before.contains(document.activeElement) ? document.activeElement : null;
     const [start, end] = focused?.matches("input.code") ? [focused.selectionStart, focused.selectionEnd] : [];
     keep(before, after);
+    for (const card of after.querySelectorAll(".card")) card.classList.toggle("new", !document.getElementById(card.id));
     before.replaceWith(after);
     begin(after);
     if (!focused) return;

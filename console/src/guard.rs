@@ -1,6 +1,7 @@
 //! Who may ask, and what a browser may do with the answer.
 
 use axum::extract::Request;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -50,12 +51,7 @@ fn host_of(request: &Request) -> Option<&str> {
     let named = request.headers().get(header::HOST);
     // HTTP/2 has it in the target.
     named.map_or_else(
-        || {
-            request
-                .uri()
-                .authority()
-                .map(axum::http::uri::Authority::as_str)
-        },
+        || request.uri().authority().map(Authority::as_str),
         |value| Some(value.to_str().unwrap_or("?")),
     )
 }

@@ -55,7 +55,7 @@ impl Board {
     /// The phones on the page, by name.
     pub(super) fn phones(&self) -> Vec<Phone> {
         let mut phones = self.0.fleet.phones();
-        phones.sort_by(|a, b| a.name().cmp(b.name()));
+        phones.sort_by_cached_key(|phone| (phone.name().to_lowercase(), phone.name().to_owned()));
         phones.truncate(PHONES);
         phones
     }

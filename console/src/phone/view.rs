@@ -206,20 +206,19 @@ fn choices(id: &impl Fn(&str) -> String, path: &str, card: &Card) -> Markup {
             div.choices {
                 @match (kind, card.link()) {
                     (Some(Kind::Process), Some(link)) => {
-                        a.choice.yes id=(id("open")) href=(link) target="_blank" rel="noopener noreferrer" { span aria-hidden="true" { "↗" } "Open" }
+                        a.choice.yes id=(id("open")) href=(link) target="_blank" rel="noopener noreferrer" { span { span aria-hidden="true" { "↗ " } "Open" } }
                     }
                     (Some(Kind::Process), None) => {
                         p.notice { "Its link cannot be opened" }
                     }
                     _ => {
                         button.choice.yes id=(id("approve")) name="decision" value="approve" {
-                            span aria-hidden="true" { "✓" }
-                            @if kind == Some(Kind::Generic) { "Accept" } @else { "Approve" }
+                            span { span aria-hidden="true" { "✓ " } @if kind == Some(Kind::Generic) { "Accept" } @else { "Approve" } }
                         }
                     }
                 }
-                button.choice.no id=(id("deny")) name="decision" value="deny" formnovalidate { span aria-hidden="true" { "✕" } "Deny" }
-                button.choice.fraud id=(id("fraud")) name="decision" value="fraud" formnovalidate { span aria-hidden="true" { "⚑" } "This wasn't me" }
+                button.choice.no id=(id("deny")) name="decision" value="deny" formnovalidate { span { span aria-hidden="true" { "✕ " } "Deny" } }
+                button.choice.fraud id=(id("fraud")) name="decision" value="fraud" formnovalidate { span { span aria-hidden="true" { "⚑ " } "This wasn't me" } }
             }
         }
     }
@@ -229,12 +228,13 @@ fn choices(id: &impl Fn(&str) -> String, path: &str, card: &Card) -> Markup {
 fn keypad(code: &str) -> Markup {
     html! {
         div.keypad role="group" aria-label="Keypad" data-keypad=(code) hidden {
-            @for digit in ["1", "2", "3", "4", "5", "6", "7", "8", "9"] {
-                button type="button" data-key=(digit) { (digit) }
+            @for key in ["1", "2", "3", "4", "5", "back", "6", "7", "8", "9", "0", "clear"] {
+                @match key {
+                    "back" => button type="button" data-key=(key) aria-label="Delete the last digit" { "⌫" },
+                    "clear" => button type="button" data-key=(key) aria-label="Clear" { "C" },
+                    digit => button type="button" data-key=(digit) { (digit) },
+                }
             }
-            button type="button" data-key="clear" aria-label="Clear" { "C" }
-            button type="button" data-key="0" { "0" }
-            button type="button" data-key="back" aria-label="Delete the last digit" { "⌫" }
         }
     }
 }

@@ -94,7 +94,7 @@ impl List {
             tr {
                 th scope="row" {
                     a id={ "to-" (row.id) } href={ "/p/" (row.id) } { (row.content.title) }
-                    span.under { (row.rp) " · " code { (row.id) } }
+                    span.under { (row.rp) code { " · " (row.id) } }
                 }
                 td { (badge(row.state.as_str())) @if !row.reason.is_empty() { span.under { (words::plain(&row.reason)) } } }
                 td { (name) }

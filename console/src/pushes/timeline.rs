@@ -73,7 +73,7 @@ impl Timeline {
         let mut steps = vec![Step {
             at: push.created_at,
             state: "accepted",
-            what: "Accepted".to_owned(),
+            what: "Taken".to_owned(),
             more: vec![format!("for {}, {}", self.user, target(&push.target))],
         }];
         let mut deliveries: Vec<_> = self.deliveries.iter().collect();
@@ -90,7 +90,7 @@ impl Timeline {
             steps.push(Step {
                 at,
                 state: push.state.as_str(),
-                what: format!("Ended: {}", push.state),
+                what: "Ended".to_owned(),
                 more,
             });
         }
@@ -98,7 +98,7 @@ impl Timeline {
     }
 
     fn delivery(&self, one: &DeliveryRow) -> Step {
-        let mut more = Vec::new();
+        let mut more: Vec<String> = said(one.state).map(str::to_owned).into_iter().collect();
         if !one.reason.is_empty() {
             more.push(words::plain(&one.reason));
         }
@@ -113,7 +113,7 @@ impl Timeline {
         Step {
             at: one.updated_at,
             state: one.state.as_str(),
-            what: format!("{}: {}", self.device(&one.device), said(one.state)),
+            what: self.device(&one.device),
             more,
         }
     }
@@ -176,7 +176,7 @@ impl Timeline {
                     (fact("Match code", if push.match_required { "must be typed" } else { "none" }))
                     @if push.wrong_codes > 0 { (fact("Wrong codes", &push.wrong_codes.to_string())) }
                     tr { th scope="row" { "Asked" } td { time datetime=(rfc3339(push.created_at)) data-age=(age) { (words::ago(age)) } } }
-                    (fact("Answer until", &rfc3339(push.expires_at)))
+                    tr { th scope="row" { "Answer until" } td { (clock(push.expires_at)) } }
                     tr { th scope="row" { "Push" } td { code { (push.id) } } }
                 }
             }
@@ -188,6 +188,13 @@ fn fact(label: &str, value: &str) -> Markup {
     html! { tr { th scope="row" { (label) } td { (value) } } }
 }
 
+/// The time of day; the whole of it for whoever points there.
+fn clock(at: Millis) -> Markup {
+    let whole = rfc3339(at);
+    let day = whole.get(11..19).unwrap_or(&whole);
+    html! { time datetime=(whole) title=(whole) { (day) " UTC" } }
+}
+
 fn target(target: &Target) -> &'static str {
     match target {
         Target::All => "on all devices",
@@ -196,18 +203,17 @@ fn target(target: &Target) -> &'static str {
     }
 }
 
-/// What a delivery's state means to a person.
-fn said(state: DeliveryState) -> &'static str {
+/// What a delivery's state means to a person, where the word alone does not say it.
+fn said(state: DeliveryState) -> Option<&'static str> {
     match state {
-        DeliveryState::Queued => "waits for its turn",
-        DeliveryState::Sending => "is on its way to the provider",
-        DeliveryState::Sent => "taken by the provider",
-        DeliveryState::RetryWait => "waits for the next try",
-        DeliveryState::Fetched => "shown on the phone",
-        DeliveryState::Answered => "answered",
-        DeliveryState::Withdrawn => "withdrawn",
-        DeliveryState::Expired => "expired",
-        DeliveryState::Failed => "not woken; it may still look by itself",
-        DeliveryState::Skipped => "not woken: no address",
+        DeliveryState::Queued => Some("waits for its turn"),
+        DeliveryState::Sending => Some("on its way to the provider"),
+        DeliveryState::Sent => Some("the provider took it"),
+        DeliveryState::RetryWait => Some("waits for the next try"),
+        DeliveryState::Fetched => Some("shown on the phone"),
+        DeliveryState::Withdrawn => Some("taken off the phone"),
+        DeliveryState::Failed => Some("not woken; it may still look by itself"),
+        DeliveryState::Skipped => Some("not woken: it has no address, or there was no time"),
+        DeliveryState::Answered | DeliveryState::Expired => None,
     }
 }
