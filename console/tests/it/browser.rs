@@ -182,11 +182,11 @@ async fn everything_works_without_the_script() {
         browser.open(&format!("{}/phone", bed.url)).await;
         browser.type_into("#phone-0 input.code", &asked.code).await;
         browser.click("#phone-0 button[value=approve]").await;
-        let page = bed.get("/phone/screens").await.body;
-        assert!(
-            crate::bed::phone(&page, IPHONE).contains("Approved"),
-            "{page}"
-        );
+        bed.shows("/phone/screens", |page| {
+            crate::bed::phone(page, IPHONE).contains("Approved")
+        })
+        .await;
+        browser.open(&format!("{}/phone", bed.url)).await;
         browser.click("#airplane-0").await;
         bed.shows("/phone", |page| page.contains("pushes do not arrive"))
             .await;
