@@ -88,7 +88,8 @@ fn every_command_and_flag_is_written_and_no_other() {
 
 #[test]
 fn every_example_is_understood() {
-    let text = read("docs/cli.md");
+    let pages = ["cli", "settings", "runbook"];
+    let text = pages.map(|page| read(&format!("docs/{page}.md"))).concat();
     let mut count = 0;
     for block in text.split("```").skip(1).step_by(2) {
         for line in block

@@ -565,3 +565,52 @@ fn pages_and_channels_name_every_type_key_and_exchange() {
         );
     }
 }
+
+/// Names in backticks that begin with `start`.
+fn named(text: &str, start: &str) -> BTreeSet<String> {
+    let all = words(&text.replace("```", ""));
+    all.into_iter()
+        .filter(|word| word.starts_with(start) && !word.contains([' ', '<', '*']))
+        .collect()
+}
+
+#[test]
+fn the_runbook_names_queues_metrics_and_reasons_that_exist() {
+    let text = read("docs/runbook.md");
+    let topology = Topology::new(&Names::new("cs"), None);
+    let ours: BTreeSet<_> = topology.queues.iter().map(|one| one.name.clone()).collect();
+    let table = section(&text, "## Queues");
+    let tiers = ours.iter().filter(|name| name.starts_with("cs.retry."));
+    let mut written: BTreeSet<_> = rows(table).flat_map(|row| words(row[0])).collect();
+    assert!(written.remove("cs.retry.<n>s"));
+    written.extend(tiers.cloned());
+    assert_eq!(written, ours);
+    let mut code = String::new();
+    // The simulated providers know the words of the real ones.
+    for part in ["shared", "api", "workers", "cli", "simulator"].map(|one| format!("{one}/src")) {
+        sources(&root().join(part), "rs", &mut code);
+    }
+    let metrics = named(&text, "countersign_");
+    assert!(metrics.len() > 8);
+    for name in metrics {
+        assert!(code.contains(&format!("\"{name}\"")), "{name}");
+    }
+    let (_, reasons) = section(&text, "## Parked messages")
+        .split_once("| reason |")
+        .unwrap();
+    let reasons = rows(reasons).map(|row| words(row[0])).collect::<Vec<_>>();
+    assert!(reasons.len() > 3);
+    for reason in reasons.into_iter().flatten() {
+        let part = reason
+            .split('…')
+            .map(str::trim)
+            .max_by_key(|part| part.len())
+            .unwrap();
+        assert!(code.contains(part), "{reason}");
+    }
+    for row in rows(section(&text, "## Paused credentials")) {
+        for word in words(row[0]) {
+            assert!(code.contains(&word), "{word}");
+        }
+    }
+}
