@@ -62,6 +62,8 @@ impl Bed {
             intake: Intake::start(&store, &clock, 1, &TaskTracker::new()),
             waits: Waits::default(),
             public_url: "http://sign.example".to_owned(),
+            reply_queues: true,
+            any_provider: true,
             stop: CancellationToken::new(),
         });
         let (router, document) = api::router(app);

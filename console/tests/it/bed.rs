@@ -126,7 +126,7 @@ impl Bed {
         let embedded = Arc::new(Embedded::new(db.clone(), clock.clone()));
         let broker: SharedBroker = embedded.clone();
         let (handover, committed) = Handover::channel();
-        let store = Store::new(db.clone(), handover);
+        let store = Store::new(db.clone(), handover.clone());
         let secret = Arc::new(ServerSecret::new(&ServerSecret::generate()).unwrap());
         let gateway = Gateway::start(GatewayOptions::default()).await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -141,7 +141,13 @@ impl Bed {
             .unwrap();
 
         let outbox = Outbox::new(db.clone());
-        let relay = Relay::new(outbox, broker.clone(), clock.clone(), committed);
+        let relay = Relay::new(
+            outbox,
+            broker.clone(),
+            clock.clone(),
+            handover.clone(),
+            committed,
+        );
         tasks.spawn(relay.run(stop.clone()));
         let providers = Providers::new(Options {
             extra_ca_pem: Some(gateway.ca_pem().to_owned()),
@@ -174,6 +180,8 @@ impl Bed {
             intake: Intake::start(&store, &clock, 1, &tasks),
             waits: Waits::default(),
             public_url: url.clone(),
+            reply_queues: true,
+            any_provider: true,
             stop: stop.clone(),
         });
         let fleet = Fleet::start(&gateway);
