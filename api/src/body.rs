@@ -86,6 +86,17 @@ fn add_faults(error: &jsonschema::ValidationError<'_>, faults: &mut Vec<Fault>) 
         Kind::Pattern { pattern } => {
             faults.push(one("wrong_form", format!("must match {pattern}")));
         }
+        // An optional object is `null` or the object: the faults are those of the form that was meant.
+        Kind::OneOfNotValid { context } | Kind::AnyOf { context } => {
+            let other_type = |e: &jsonschema::ValidationError<'_>| {
+                matches!(e.kind(), Kind::Type { .. }) && e.instance_path().as_str() == at
+            };
+            let meant = context.iter().find(|form| !form.iter().any(other_type));
+            match meant {
+                Some(form) => form.iter().for_each(|inner| add_faults(inner, faults)),
+                None => faults.push(one("wrong_type", "another type is needed".to_owned())),
+            }
+        }
         // Everything else a schema can say; the pointer tells where.
         _ => faults.push(one("invalid", "this does not fit the schema".to_owned())),
     }

@@ -70,7 +70,7 @@ pub struct Message {
     pub id: MessageId,
     /// Where to.
     pub route: Route,
-    /// `countersign.job.v1`, or the CloudEvents content type of a status message.
+    /// [`JOB`], or the CloudEvents content type of a status message.
     pub content_type: String,
     /// What it belongs to: a push id, where there is one.
     pub correlation_id: Option<String>,
@@ -175,7 +175,7 @@ pub struct Event {
     pub id: EventId,
     /// `/v1/stores/<store>`.
     pub source: String,
-    /// `countersign.push.approved.v1`, `countersign.delivery.completed.v1` and so on.
+    /// `countersign.push.approved.v1`, `countersign.push.device_answered.v1` and so on.
     #[serde(rename = "type")]
     pub kind: String,
     /// The push.

@@ -266,7 +266,11 @@ async fn a_push_is_taken_once_for_an_idempotency_key() {
             refused,
             [Taken::NoUser, Taken::UserInactive(UserStatus::Locked)]
         );
-        assert!(bed.messages().is_empty());
+        assert_eq!(
+            bed.events(),
+            ["cancelled"],
+            "the first; nothing of the refused"
+        );
         bed.end().await;
     }
 }

@@ -216,6 +216,13 @@ async fn malformed_requests_get_a_problem_and_never_a_crash() {
             ("GET", "nothing", Value::Null, 404, "not_found"),
             ("DELETE", "pushes", Value::Null, 405, "method_not_allowed"),
             ("POST", "pushes", json!([]), 422, "invalid"),
+            (
+                "GET",
+                "users?external_id=%00",
+                Value::Null,
+                400,
+                "bad_parameter",
+            ),
             ("POST", "pushes", json!("x"), 422, "invalid"),
             (
                 "POST",

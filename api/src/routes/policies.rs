@@ -154,7 +154,7 @@ fn foreign_hosts(new: &NewPushPolicy, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Set how a relying party's devices are reached. Replaces what was there; takes effect within 5 s.
+/// Set how a relying party's devices are reached. Replaces what was there; takes effect with the next push.
 #[utoipa::path(put, path = "/v1/stores/{store}/push-policies/{relying_party}", tag = "policies",
     params(("store" = String, Path), ("relying_party" = String, Path)), request_body = NewPushPolicy,
     responses((status = 200, body = PushPolicyView), (status = 422, body = Problem)))]

@@ -22,7 +22,7 @@ static EXPIRE: Statement = Statement::new(
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'completed' ELSE 'expired' END,
        reason = CASE WHEN kind = 'generic' AND EXISTS
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'some_answered'
-           WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'fetched') THEN 'no_response'
+           WHEN state = 'opened' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'fetched') THEN 'no_response'
            WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'sent') THEN 'unopened'
            ELSE 'undelivered' END
      WHERE id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2 {skip_locked})

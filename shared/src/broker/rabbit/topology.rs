@@ -14,6 +14,7 @@ use std::time::Duration;
 const EVENT_LIFE: Duration = Duration::from_hours(24);
 /// What is parked or waits for third parties is bounded: the oldest goes first.
 const PARKING_LIMIT: i64 = 1_000_000;
+const LOOKS: i64 = 1_000_000;
 const FORWARD_LIMIT: i64 = 500_000;
 const UNROUTED_LIMIT: i64 = 10_000;
 /// The events that one process may lag behind.
@@ -145,10 +146,12 @@ impl Topology {
             arguments.insert("x-delivery-limit", DELIVERY_LIMIT.into());
             arguments
         };
+        // Looked at as often as anybody likes: RabbitMQ 4 drops what was handed back twenty times unless told otherwise.
         let bounded = |limit: i64| {
             arguments([
                 ("x-queue-type", "quorum".into()),
                 ("x-max-length", limit.into()),
+                ("x-delivery-limit", LOOKS.into()),
             ])
         };
 
@@ -189,7 +192,7 @@ impl Topology {
         topology.queue(names.of("status.wait"), wait, &status, "v1.#");
         // It drops its oldest instead of refusing: a refusal would be one to our own publisher of the event.
         // What falls off its end is not parked: it would push out what is poison.
-        let forward = counted(bounded(FORWARD_LIMIT));
+        let forward = bounded(FORWARD_LIMIT);
         topology.queue(names.of("status.forward"), forward, &status, "v1.#");
 
         topology.exchange(names.of("status.ext"), "topic", Arguments::new());
