@@ -115,6 +115,7 @@ async fn policy(store: &Store, secret: &ServerSecret, tenant: &StoreId, gateway:
 }
 
 impl Bed {
+    #[expect(clippy::too_many_lines, reason = "one part after the other")]
     pub(crate) async fn start() -> Self {
         let folder =
             std::env::temp_dir().join(format!("countersign-console-{}", MessageId::fresh(0)));
