@@ -6,5 +6,6 @@
 mod answers;
 mod api;
 mod delivery;
+mod dev;
 mod kinds;
 mod queues;
