@@ -48,6 +48,8 @@ codes! {
     Exists = CONFLICT "exists" "It exists already";
     /// A user who may not be asked.
     UserInactive = CONFLICT "user_inactive" "The user is locked or disabled";
+    /// Too many wrong codes were typed.
+    CodesBlocked = CONFLICT "codes_blocked" "Too many wrong codes were typed for this user";
     /// A state change that is not allowed.
     WrongState = CONFLICT "wrong_state" "That is not possible in the present state";
     /// The push has ended.

@@ -834,17 +834,30 @@ async fn a_process_link_opens_once_and_the_child_ends_the_push() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_codes_are_counted_and_end_the_push() {
+async fn wrong_codes_are_counted_by_user_over_all_pushes_and_the_fifth_ends_them() {
     for mut bed in beds("codes").await {
-        let push = bed.taken(Kind::Confirm, Target::All).await;
-        for _ in 0..4 {
-            bed.store.wrong_code(&push, NOW).await.unwrap();
+        let first = bed.taken(Kind::Confirm, Target::All).await;
+        let second = bed.taken(Kind::Confirm, Target::All).await;
+        let plain = bed.taken(Kind::Generic, Target::All).await;
+        for push in [&first, &second, &first, &second] {
+            bed.store.wrong_code(push, NOW).await.unwrap();
         }
-        assert!(bed.events().is_empty());
-        bed.store.wrong_code(&push, NOW).await.unwrap();
-        assert_eq!(bed.events(), ["failed"], "{}", bed.name);
+        assert!(bed.events().is_empty(), "{}", bed.name);
+        let right = bed.answer(&second, Kind::Confirm, 0, true, "p", NOW).await;
+        assert!(matches!(right, Answered::Counted { .. }));
+        bed.events();
+        for _ in 0..4 {
+            bed.store.wrong_code(&first, NOW).await.unwrap();
+        }
+        let third = bed.taken(Kind::Confirm, Target::All).await;
+        assert!(
+            bed.events().is_empty(),
+            "a right one starts the count again, a new push does not"
+        );
+        bed.store.wrong_code(&third, NOW).await.unwrap();
+        assert_eq!(bed.events(), ["failed", "failed"], "{}", bed.name);
         let late = bed
-            .answer(&push, Kind::Confirm, 0, true, "p", NOW + 1)
+            .answer(&first, Kind::Confirm, 0, true, "p", NOW + 1)
             .await;
         assert!(matches!(
             late,
@@ -853,6 +866,19 @@ async fn wrong_codes_are_counted_and_end_the_push() {
                 ..
             }
         ));
+        assert_eq!(
+            bed.store.push(&plain).await.unwrap().unwrap().state,
+            PushState::Accepted
+        );
+        let blocked = bed.push(Kind::Confirm, Target::All);
+        let taken = bed
+            .store
+            .take(std::slice::from_ref(&blocked), NOW)
+            .await
+            .unwrap();
+        assert_eq!(taken, [Taken::CodesBlocked(NOW + 900_000)]);
+        let later = bed.store.take(&[blocked], NOW + 900_000).await.unwrap();
+        assert!(matches!(later[..], [Taken::New(_)]));
         bed.end().await;
     }
 }

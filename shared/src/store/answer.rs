@@ -9,8 +9,10 @@ use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
 use crate::id::{DeliveryId, DeviceId, PushId};
 
-/// Wrong codes that one push bears.
+/// Wrong codes in a row that one user may type, over all pushes: a new code does not start the count again (NIST SP 800-63B-4, 3.1.3).
 const WRONG_CODES: i64 = 5;
+/// How long nobody can type a code for this user after that.
+const CODES_BLOCKED: Millis = 15 * 60_000;
 /// How many prompts a device is shown at once.
 const PROMPTS: i64 = 50;
 
@@ -57,13 +59,24 @@ static PREFERRED: Statement = Statement::new("SELECT preferred_device FROM users
 static COMPLETE: Statement = Statement::new(
     "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2, escalate_at = NULL WHERE id = $1 AND ended_at IS NULL RETURNING *",
 );
+// The user's open pushes first, as everywhere, then the user.
+static OPEN_OF_USER: Statement = Statement::new(
+    "SELECT id FROM pushes WHERE user_id = (SELECT o.user_id FROM pushes o WHERE o.id = $1) AND ended_at IS NULL ORDER BY id {lock}",
+);
 static WRONG_CODE: Statement = Statement::new(
-    "UPDATE pushes SET wrong_codes = wrong_codes + 1,
-       state = CASE WHEN wrong_codes + 1 >= $3 THEN 'failed' ELSE state END,
-       reason = CASE WHEN wrong_codes + 1 >= $3 THEN 'code_attempts' ELSE reason END,
-       ended_at = CASE WHEN wrong_codes + 1 >= $3 THEN $2 ELSE NULL END,
-       escalate_at = CASE WHEN wrong_codes + 1 >= $3 THEN NULL ELSE escalate_at END
-     WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 RETURNING *",
+    "UPDATE pushes SET wrong_codes = wrong_codes + 1 WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 RETURNING user_id",
+);
+static COUNT_CODE: Statement = Statement::new(
+    "UPDATE users SET code_failures = code_failures + 1,
+       codes_blocked_until = CASE WHEN code_failures + 1 >= $2 THEN $3 ELSE codes_blocked_until END
+     WHERE id = $1 RETURNING code_failures",
+);
+static CODES_SPENT: Statement = Statement::new(
+    "UPDATE pushes SET state = 'failed', reason = 'code_attempts', ended_at = $2, escalate_at = NULL
+     WHERE user_id = $1 AND match_required = 1 AND ended_at IS NULL RETURNING *",
+);
+static RIGHT_CODE: Statement = Statement::new(
+    "UPDATE users SET code_failures = 0, codes_blocked_until = NULL WHERE id = $1 AND code_failures > 0",
 );
 static STORED: Statement =
     Statement::new("SELECT * FROM deliveries WHERE push_id = $1 AND device_id = $2");
@@ -203,17 +216,31 @@ impl Store {
         Ok(())
     }
 
-    /// Counts a wrong code; the last one allowed ends the push.
+    /// Counts a wrong code against the user. The last one allowed ends every open push that wants one, and blocks codes for a while.
     pub async fn wrong_code(&self, push: &PushId, now: Millis) -> Result<(), Error> {
         let mut tx = self.db.begin().await?;
+        let args = [Arg::Text(push.as_str()), Arg::Int(now)];
+        tx.fetch(&OPEN_OF_USER, &args[..1]).await?;
+        let rows = tx.fetch(&WRONG_CODE, &args).await?;
+        let Some(row) = rows.first() else {
+            return Ok(());
+        };
+        let user = row.text("user_id")?;
         let args = [
-            Arg::Text(push.as_str()),
-            Arg::Int(now),
+            Arg::Text(&user),
             Arg::Int(WRONG_CODES),
+            Arg::Int(now + CODES_BLOCKED),
         ];
-        let mut rows = rows_of(&tx.fetch(&WRONG_CODE, &args).await?);
-        rows.retain(|push| push.state.is_terminal());
-        let messages = announce(&mut tx, &rows, &[], now).await?;
+        let counted = tx.fetch(&COUNT_CODE, &args).await?;
+        let failures = counted
+            .first()
+            .map_or(Ok(0), |row| row.int("code_failures"))?;
+        let mut messages = Vec::new();
+        if failures >= WRONG_CODES {
+            let args = [Arg::Text(&user), Arg::Int(now)];
+            let ended = rows_of(&tx.fetch(&CODES_SPENT, &args).await?);
+            messages = announce(&mut tx, &ended, &[], now).await?;
+        }
         self.commit(tx, messages, now).await
     }
 
@@ -243,6 +270,13 @@ impl Store {
                     return self.stored_answer(answer, now).await;
                 }
                 mark_answered(&mut tx, &delivery, answer, now).await?;
+                if let Some(push) = ended
+                    .first()
+                    .filter(|push| answer.approves && push.match_required)
+                {
+                    tx.fetch(&RIGHT_CODE, &[Arg::Text(push.user.as_str())])
+                        .await?;
+                }
                 let messages = announce(&mut tx, &ended, &[delivery.as_str()], now).await?;
                 (ended, messages)
             }

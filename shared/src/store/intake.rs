@@ -15,9 +15,10 @@ const JOB_INTERACTIVE: usize = 16;
 const JOB_BULK: usize = 200;
 
 static USERS: Statement = Statement::new(
-    "SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$1} JOIN users u ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
+    "SELECT r.value->>'n' AS n, u.id, u.status, u.codes_blocked_until FROM {each:$1} JOIN users u
+       ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
      UNION ALL
-     SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$2} JOIN users u ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user'",
+     SELECT r.value->>'n' AS n, u.id, u.status, u.codes_blocked_until FROM {each:$2} JOIN users u ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user'",
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.*, p.idem_key AS used_key, p.idem_hash AS used_hash FROM {each:$1}
@@ -108,6 +109,8 @@ pub enum Taken {
     NoUser,
     /// The user may not be asked.
     UserInactive(UserStatus),
+    /// Too many wrong codes were typed for this user: nothing that wants one is asked until this time.
+    CodesBlocked(Millis),
 }
 
 /// How long a push may wait for a worker before its job counts as lost.
@@ -169,10 +172,9 @@ pub(super) fn jobs<'a>(
     messages
 }
 
-async fn users_of(
-    tx: &mut Tx,
-    new: &[NewPush],
-) -> Result<HashMap<usize, (UserId, UserStatus)>, Error> {
+type Users = HashMap<usize, (UserId, UserStatus, Option<Millis>)>;
+
+async fn users_of(tx: &mut Tx, new: &[NewPush]) -> Result<Users, Error> {
     let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
     for (n, push) in new.iter().enumerate() {
         let n = n.to_string();
@@ -190,7 +192,8 @@ async fn users_of(
     rows.iter()
         .map(|row| {
             let n = row.text("n")?.parse().map_err(|_| Error::Row("n"))?;
-            Ok((n, (parsed(row, "id")?, parsed(row, "status")?)))
+            let blocked = row.maybe_int("codes_blocked_until")?;
+            Ok((n, (parsed(row, "id")?, parsed(row, "status")?, blocked)))
         })
         .collect()
 }
@@ -252,11 +255,16 @@ impl Store {
         for (n, push) in new.iter().enumerate() {
             let result = replayed(push, &known).or_else(|| match users.get(&n) {
                 None => Some(Taken::NoUser),
-                Some((user, UserStatus::Active)) => {
+                Some((_, UserStatus::Active, Some(until)))
+                    if push.match_required && *until > now =>
+                {
+                    Some(Taken::CodesBlocked(*until))
+                }
+                Some((user, UserStatus::Active, _)) => {
                     rows.push(row_of(push, user));
                     None
                 }
-                Some((_, status)) => Some(Taken::UserInactive(*status)),
+                Some((_, status, _)) => Some(Taken::UserInactive(*status)),
             });
             taken.push(result);
         }
@@ -285,7 +293,7 @@ impl Store {
                 let push = &new[n];
                 done.or_else(|| {
                     let user = users.get(&n).filter(|_| added.contains(push.id.as_str()));
-                    user.map(|(user, _)| Taken::New(user.clone()))
+                    user.map(|(user, _, _)| Taken::New(user.clone()))
                 })
                 .or_else(|| replayed(push, &known))
                 .unwrap_or(Taken::NoUser)

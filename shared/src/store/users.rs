@@ -21,10 +21,16 @@ static LIST: Statement = Statement::new(
      WHERE store_id = $1 AND id > $2 ORDER BY id LIMIT $3",
 );
 static CHANGE: Statement = Statement::new(
-    "UPDATE users SET status = COALESCE($3, status), preferred_device = CASE WHEN $4 IS NULL THEN preferred_device ELSE NULLIF($4, '') END
+    "UPDATE users SET status = COALESCE($3, status), code_failures = CASE WHEN $3 = 'active' THEN 0 ELSE code_failures END,
+       codes_blocked_until = CASE WHEN $3 = 'active' THEN NULL ELSE codes_blocked_until END, preferred_device = CASE WHEN $4 IS NULL THEN preferred_device ELSE NULLIF($4, '') END
      WHERE store_id = $1 AND id = $2
        AND ($4 IS NULL OR $4 = '' OR EXISTS (SELECT 1 FROM devices d WHERE d.id = $4 AND d.user_id = $2 AND d.state = 'active'))
      RETURNING id, store_id, external_id, status, preferred_device, created_at",
+);
+
+// Pushes before their user, as everywhere.
+static OPEN: Statement = Statement::new(
+    "SELECT id FROM pushes WHERE user_id = $1 AND ended_at IS NULL ORDER BY id {lock}",
 );
 
 /// One user.
@@ -121,6 +127,9 @@ impl Store {
             Arg::MaybeText(preferred),
         ];
         let mut tx = self.db.begin().await?;
+        if status.is_some_and(|status| status != UserStatus::Active) {
+            tx.fetch(&OPEN, &[Arg::Text(user.as_str())]).await?;
+        }
         let rows = tx.fetch(&CHANGE, &args).await?;
         let changed = rows.first().map(user_of).transpose()?;
         let blocked = changed

@@ -395,8 +395,11 @@ fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
         Taken::Replayed(row) => Ok(replay(app, &row, push.expires_at - push.created_at)),
         Taken::KeyReused => Err(Code::IdempotencyReused.into()),
         Taken::NoUser => Err(Code::NotFound.into()),
+        Taken::CodesBlocked(until) => {
+            Err(Problem::new(Code::CodesBlocked).with("until", rfc3339(until)))
+        }
         Taken::UserInactive(status) => {
-            Err(Problem::new(Code::UserInactive).with("status", status.as_str()))
+            Err(Problem::new(Code::UserInactive).with("state", status.as_str()))
         }
     }
 }

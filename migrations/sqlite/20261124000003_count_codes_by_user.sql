@@ -1,0 +1,2 @@
+ALTER TABLE users ADD COLUMN code_failures BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE users ADD COLUMN codes_blocked_until BIGINT;
