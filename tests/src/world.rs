@@ -208,7 +208,7 @@ impl World {
             .await;
         user["id"].as_str().unwrap().clone_into(&mut self.user);
         let key = self.gateway.apns_key();
-        let policy = json!({"name": "simulated",
+        let policy = json!({"name": "simulated", "max_prompts": 1000,
             "apns": {"team_id": key.team_id, "key_id": key.key_id, "topic": key.topic, "private_key": key.p8.expose(),
                 "endpoint": self.gateway.apns_url()},
             "fcm": {"service_account": self.gateway.service_account_json().expose(), "endpoint": self.gateway.fcm_url()}});

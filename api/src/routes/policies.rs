@@ -13,7 +13,7 @@ use shared::clock::rfc3339;
 use shared::crypto::{is_apns_key, is_rsa_key};
 use shared::domain::{ApnsCredential, FcmCredential, Provider};
 use shared::secret::Secret;
-use shared::store::{AppkeyPolicy, PushPolicy, SealedPolicy};
+use shared::store::{AppkeyPolicy, MAX_PROMPTS, PushPolicy, SealedPolicy};
 use utoipa::ToSchema;
 
 #[derive(Deserialize, ToSchema)]
@@ -28,6 +28,10 @@ pub(crate) struct NewPushPolicy {
     /// For devices with an FCM address.
     #[serde(default)]
     fcm: Option<NewFcm>,
+    /// How often a user may be asked in a minute without an approval: 3 when left out. What is over it ends as `failed(throttled)`.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000)]
+    max_prompts: Option<i64>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -70,6 +74,8 @@ pub(crate) struct PushPolicyView {
     apns: bool,
     /// Whether there is an FCM credential.
     fcm: bool,
+    /// How often a user may be asked in a minute without an approval.
+    max_prompts: i64,
     created_at: String,
     updated_at: String,
 }
@@ -81,6 +87,7 @@ impl From<PushPolicy> for PushPolicyView {
             name: policy.sealed.name,
             apns: policy.sealed.apns.is_some(),
             fcm: policy.sealed.fcm.is_some(),
+            max_prompts: policy.sealed.max_prompts.unwrap_or(MAX_PROMPTS),
             created_at: rfc3339(policy.created_at),
             updated_at: rfc3339(policy.updated_at),
         }
@@ -217,6 +224,7 @@ pub(crate) async fn put_push(
     });
     // Texts only: this cannot fail to serialise.
     let sealed = SealedPolicy {
+        max_prompts: new.max_prompts,
         name: new.name,
         apns: apns.map(|c| {
             seal(

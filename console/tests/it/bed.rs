@@ -104,6 +104,7 @@ async fn policy(store: &Store, secret: &ServerSecret, tenant: &StoreId, gateway:
         Some(secret.seal(&place, &Secret::new(text)))
     };
     let sealed = SealedPolicy {
+        max_prompts: Some(1_000),
         name: "simulated".to_owned(),
         apns: seal(Provider::Apns, serde_json::to_string(&apns).unwrap()),
         fcm: seal(Provider::Fcm, serde_json::to_string(&fcm).unwrap()),

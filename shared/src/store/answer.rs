@@ -75,8 +75,9 @@ static CODES_SPENT: Statement = Statement::new(
     "UPDATE pushes SET state = 'failed', reason = 'code_attempts', ended_at = $2, escalate_at = NULL
      WHERE user_id = $1 AND match_required = 1 AND ended_at IS NULL RETURNING *",
 );
-static RIGHT_CODE: Statement = Statement::new(
-    "UPDATE users SET code_failures = 0, codes_blocked_until = NULL WHERE id = $1 AND code_failures > 0",
+static APPROVED: Statement = Statement::new(
+    "UPDATE users SET last_approved_at = $3, code_failures = CASE WHEN $2 = 1 THEN 0 ELSE code_failures END,
+       codes_blocked_until = CASE WHEN $2 = 1 THEN NULL ELSE codes_blocked_until END WHERE id = $1",
 );
 static STORED: Statement =
     Statement::new("SELECT * FROM deliveries WHERE push_id = $1 AND device_id = $2");
@@ -270,12 +271,13 @@ impl Store {
                     return self.stored_answer(answer, now).await;
                 }
                 mark_answered(&mut tx, &delivery, answer, now).await?;
-                if let Some(push) = ended
-                    .first()
-                    .filter(|push| answer.approves && push.match_required)
-                {
-                    tx.fetch(&RIGHT_CODE, &[Arg::Text(push.user.as_str())])
-                        .await?;
+                if let Some(push) = ended.first().filter(|_| answer.approves) {
+                    let args = [
+                        Arg::Text(push.user.as_str()),
+                        Arg::Int(i64::from(push.match_required)),
+                        Arg::Int(now),
+                    ];
+                    tx.fetch(&APPROVED, &args).await?;
                 }
                 let messages = announce(&mut tx, &ended, &[delivery.as_str()], now).await?;
                 (ended, messages)

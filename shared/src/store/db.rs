@@ -8,6 +8,7 @@
 //! | `{each:$1}` | `jsonb_array_elements($1::jsonb) AS r(value)` | `json_each($1) AS r` |
 //! | `{texts:$1}` | `jsonb_array_elements_text($1::jsonb) AS r(value)` | `json_each($1) AS r` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
+//! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
 //! | `{lock}` | `FOR UPDATE` | nothing |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
 
@@ -87,6 +88,9 @@ impl Statement {
             let text = unfold(&text, "{texts:", |p| {
                 format!("jsonb_array_elements_text({p}::jsonb) AS r(value)")
             });
+            let text = unfold(&text, "{texts_as_s:", |p| {
+                format!("jsonb_array_elements_text({p}::jsonb) AS s(value)")
+            });
             let text = unfold(&text, "{share:", |table| format!("FOR SHARE OF {table}"));
             text.replace("{skip_locked}", "FOR UPDATE SKIP LOCKED")
                 .replace("{lock}", "FOR UPDATE")
@@ -97,6 +101,7 @@ impl Statement {
         self.sqlite.get_or_init(|| {
             let text = unfold(self.text, "{each:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts:", |p| format!("json_each({p}) AS r"));
+            let text = unfold(&text, "{texts_as_s:", |p| format!("json_each({p}) AS s"));
             let text = unfold(&text, "{share:", |_| String::new());
             text.replace("{skip_locked}", "").replace("{lock}", "")
         })

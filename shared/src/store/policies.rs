@@ -6,17 +6,15 @@ use crate::clock::Millis;
 use crate::id::StoreId;
 
 static PUT_PUSH: Statement = Statement::new(
-    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $6, $6)
-     ON CONFLICT (store_id, rp) DO UPDATE SET name = excluded.name, apns = excluded.apns, fcm = excluded.fcm,
+    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts) VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+     ON CONFLICT (store_id, rp) DO UPDATE SET name = excluded.name, apns = excluded.apns, fcm = excluded.fcm, max_prompts = excluded.max_prompts,
        updated_at = CASE WHEN excluded.updated_at > push_policies.updated_at THEN excluded.updated_at ELSE push_policies.updated_at + 1 END
      RETURNING created_at, updated_at",
 );
-static PUSH: Statement = Statement::new(
-    "SELECT store_id, rp, name, apns, fcm, created_at, updated_at FROM push_policies WHERE store_id = $1 AND rp = $2",
-);
-static PUSHES: Statement = Statement::new(
-    "SELECT store_id, rp, name, apns, fcm, created_at, updated_at FROM push_policies WHERE store_id = $1 ORDER BY rp",
-);
+static PUSH: Statement =
+    Statement::new("SELECT * FROM push_policies WHERE store_id = $1 AND rp = $2");
+static PUSHES: Statement =
+    Statement::new("SELECT * FROM push_policies WHERE store_id = $1 ORDER BY rp");
 static DROP_PUSH: Statement =
     Statement::new("DELETE FROM push_policies WHERE store_id = $1 AND rp = $2 RETURNING rp");
 static PUT_APPKEY: Statement = Statement::new(
@@ -48,7 +46,12 @@ pub struct SealedPolicy {
     pub apns: Option<String>,
     /// A sealed [`crate::domain::FcmCredential`].
     pub fcm: Option<String>,
+    /// How often a user may be asked in a minute without an approval; [`MAX_PROMPTS`] where it is not said.
+    pub max_prompts: Option<i64>,
 }
+
+/// How often a user may be asked in a minute without an approval, where the push policy does not say.
+pub const MAX_PROMPTS: i64 = 3;
 
 /// A push policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +117,7 @@ fn policy_of(row: &Row) -> Result<PushPolicy, Error> {
             name: row.text("name")?,
             apns: row.maybe_text("apns")?,
             fcm: row.maybe_text("fcm")?,
+            max_prompts: row.maybe_int("max_prompts")?,
         },
         created_at: row.int("created_at")?,
         updated_at: row.int("updated_at")?,
@@ -145,6 +149,7 @@ impl Store {
             Arg::MaybeText(sealed.apns.as_deref()),
             Arg::MaybeText(sealed.fcm.as_deref()),
             Arg::Int(now),
+            Arg::MaybeInt(sealed.max_prompts),
         ];
         let rows = self.db.write(&PUT_PUSH, &args).await?;
         let row = rows.first().ok_or(Error::Row("push_policies"))?;
