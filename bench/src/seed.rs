@@ -1,0 +1,165 @@
+//! A store with users, each with one device, and a policy that leads to the simulated APNs.
+
+use crate::deployment::{Deployment, failed};
+use anyhow::{Context as _, Result, anyhow};
+use cli::roles::open_database;
+use shared::clock::{Clock as _, SystemClock};
+use shared::crypto::{DeviceKey, ServerSecret, content_hash, random_text};
+use shared::domain::{ApnsCredential, Content, Field, Kind, Provider, Target};
+use shared::id::{PushId, StoreId, UserId};
+use shared::message::Lane;
+use shared::secret::Secret;
+use shared::store::{
+    Address, Handover, NewDevice, NewPush, PushPolicy, SealedPolicy, Store, UserRef,
+};
+use simulator::Gateway;
+use simulator::phone::Phone;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::task::JoinSet;
+
+/// The relying party.
+pub(crate) const RP: &str = "payroll";
+/// How many users are added side by side: their commits are grouped.
+const WRITERS: usize = 12;
+
+/// What was planted.
+pub(crate) struct Seed {
+    /// The store.
+    pub(crate) tenant: StoreId,
+    /// Its users.
+    pub(crate) users: Vec<UserId>,
+    /// An API key for everything.
+    pub(crate) key: Secret,
+}
+
+fn apns(gateway: &Gateway) -> ApnsCredential {
+    let key = gateway.apns_key();
+    ApnsCredential {
+        team_id: key.team_id,
+        key_id: key.key_id,
+        topic: key.topic,
+        private_key: key.p8,
+        endpoint: gateway.apns_url().to_owned(),
+    }
+}
+
+async fn add_user(store: &Store, tenant: &StoreId, key: DeviceKey, n: usize) -> Result<UserId> {
+    let now = SystemClock.now();
+    let user = store
+        .add_user(tenant, &format!("user-{n}"), now)
+        .await?
+        .context("a user exists already")?;
+    let device = NewDevice {
+        rp: RP.to_owned(),
+        name: "Phone".to_owned(),
+        platform: "ios".to_owned(),
+        key,
+        address: Some(Address {
+            provider: Provider::Apns,
+            token: Secret::new(format!("{n:064x}")),
+        }),
+    };
+    store
+        .add_device(tenant, &user, &device, 10, now)
+        .await?
+        .map_err(|refused| anyhow!("a device was refused: {refused:?}"))?;
+    Ok(user)
+}
+
+/// Plants it.
+pub(crate) async fn plant(
+    deployment: &Deployment,
+    gateway: &Gateway,
+    users: usize,
+) -> Result<Seed> {
+    let db = open_database(&deployment.settings.database_url)
+        .await
+        .map_err(failed)?;
+    let store = Store::new(db, Handover::channel().0);
+    let secret = ServerSecret::new(&deployment.settings.secret).context("the secret")?;
+    let now = SystemClock.now();
+    let tenant = store.add_store("Bench", now).await?.id;
+    let key = secret.api_key();
+    store
+        .add_key(Some(&tenant), &key.hash, &["*".to_owned()], "bench", now)
+        .await?;
+    let place = PushPolicy::place(&tenant, RP, Provider::Apns);
+    let credential = Secret::new(serde_json::to_string(&apns(gateway))?);
+    let sealed = SealedPolicy {
+        name: "Simulated".to_owned(),
+        apns: Some(secret.seal(&place, &credential)),
+        fcm: None,
+    };
+    store.put_push_policy(&tenant, RP, sealed, now).await?;
+    // Nobody answers by these devices, so one key serves them all.
+    let phone = Phone::new(Provider::Apns, "Phone");
+    let device_key: DeviceKey = serde_json::from_value(phone.public_jwk())?;
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut writers = JoinSet::new();
+    for _ in 0..WRITERS {
+        let (store, tenant, next) = (store.clone(), tenant.clone(), Arc::clone(&next));
+        let device_key = device_key.clone();
+        writers.spawn(async move {
+            let mut added = Vec::new();
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                if n >= users {
+                    return anyhow::Ok(added);
+                }
+                added.push(add_user(&store, &tenant, device_key.clone(), n).await?);
+            }
+        });
+    }
+    let mut all = Vec::with_capacity(users);
+    while let Some(added) = writers.join_next().await {
+        all.extend(added??);
+    }
+    store.db().close().await;
+    Ok(Seed {
+        tenant,
+        users: all,
+        key: key.text,
+    })
+}
+
+impl Seed {
+    /// The `n`th push: every second one `confirm`, the others `generic`.
+    pub(crate) fn push(&self, n: usize, lane: Lane) -> NewPush {
+        let now = SystemClock.now();
+        let kind = if n.is_multiple_of(2) {
+            Kind::Confirm
+        } else {
+            Kind::Generic
+        };
+        let content = Content {
+            kind,
+            relying_party: RP.to_owned(),
+            title: "Sign in to Payroll".to_owned(),
+            message: None,
+            details: vec![Field {
+                label: "Place".to_owned(),
+                value: "Cork".to_owned(),
+            }],
+            redirect_url: None,
+        };
+        NewPush {
+            id: PushId::fresh(now),
+            store: self.tenant.clone(),
+            user: UserRef::Id(self.users[n % self.users.len()].clone()),
+            content_hash: content_hash(&content),
+            content,
+            target: Target::All,
+            nonce: random_text::<24>(),
+            lane,
+            match_required: kind == Kind::Confirm,
+            idempotency: None,
+            reply_to: None,
+            correlation_id: None,
+            traceparent: None,
+            process: None,
+            created_at: now,
+            expires_at: now + 600_000,
+        }
+    }
+}

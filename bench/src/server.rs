@@ -1,0 +1,81 @@
+//! The program in a process of its own: `countersign serve` with all roles.
+
+use crate::deployment::{Deployment, failed};
+use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
+use cli::commands::{Arguments, run};
+use cli::output::Output;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Serves until SIGTERM: what the hidden option `--serve` does.
+pub(crate) async fn serve() -> Result<()> {
+    let words = "countersign serve --role api --role worker --role waiter";
+    let arguments = Arguments::try_parse_from(words.split(' '))?;
+    run(arguments, &Output::new(false)).await.map_err(failed)?;
+    Ok(())
+}
+
+/// The process. It is killed when dropped.
+pub(crate) struct Server {
+    child: Child,
+    /// Where its API listens.
+    pub(crate) address: SocketAddr,
+}
+
+impl Server {
+    /// Starts it on a deployment.
+    pub(crate) async fn start(deployment: &Deployment) -> Result<Self> {
+        let log = deployment.folder.join("server.log");
+        let file = std::fs::File::create(&log)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        for (name, _) in std::env::vars() {
+            let ours = name.starts_with("COUNTERSIGN_");
+            if ours || matches!(name.as_str(), "DATABASE_URL" | "AMQP_URL" | "RUST_LOG") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
+            .arg("--serve")
+            .current_dir(&deployment.folder)
+            .envs(deployment.environment())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()?;
+        // Killed when this fails.
+        let mut server = Self {
+            child,
+            address: deployment.settings.listen,
+        };
+        let began = Instant::now();
+        loop {
+            let said = std::fs::read_to_string(&log)?;
+            if let Some((_, rest)) = said.split_once("listening on http://") {
+                let word = rest.lines().next().unwrap_or_default();
+                server.address = word.trim().parse().context("the server's address")?;
+                return Ok(server);
+            }
+            if server.child.try_wait()?.is_some() || began.elapsed() > PATIENCE {
+                bail!("the server does not listen: {said}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Its data go, too: there is nothing to finish.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
