@@ -13,7 +13,7 @@ mod seed;
 mod server;
 mod wait;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Parser as _;
 use deployment::Deployment;
 use options::{Options, Part};
@@ -21,17 +21,31 @@ use report::Report;
 use simulator::{Gateway, GatewayOptions};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 async fn measure(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     let gateway = Gateway::start(GatewayOptions::default()).await?;
     for footing in options.footings() {
         let deployment = Deployment::open(footing, &gateway).await?;
-        let measured = one_footing(options, &deployment, &gateway, &mut report).await;
+        let measured = tokio::select! {
+            measured = one_footing(options, &deployment, &gateway, &mut report) => measured,
+            told = told_to_stop() => told.and(Err(anyhow!("told to stop"))),
+        };
         deployment.remove().await?;
         measured?;
     }
     Ok(report)
+}
+
+/// Ends at SIGINT or SIGTERM: what was made is then removed all the same.
+async fn told_to_stop() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        told = tokio::signal::ctrl_c() => told?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }
 
 async fn one_footing(
