@@ -72,6 +72,8 @@ impl Deployment {
             }
         };
         let settings = Settings {
+            any_provider: true,
+            probes: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             public_url: "http://bench.example".to_owned(),
             secret: ServerSecret::generate(),

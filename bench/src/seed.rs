@@ -87,6 +87,7 @@ pub(crate) async fn plant(
     let place = PushPolicy::place(&tenant, RP, Provider::Apns);
     let credential = Secret::new(serde_json::to_string(&apns(gateway))?);
     let sealed = SealedPolicy {
+        max_prompts: Some(1_000_000),
         name: "Simulated".to_owned(),
         apns: Some(secret.seal(&place, &credential)),
         fcm: None,

@@ -76,8 +76,35 @@ pub struct Message {
     pub correlation_id: Option<String>,
     /// W3C trace context, passed on untouched.
     pub traceparent: Option<String>,
-    /// JSON.
+    /// JSON; of a parked message whatever came.
+    #[serde(with = "text_or_bytes")]
     pub body: Vec<u8>,
+}
+
+/// A body in a row: a text where it is one, which takes a third of the room of a list of numbers.
+mod text_or_bytes {
+    use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Body {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(body: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(body) {
+            Ok(text) => to.serialize_str(text),
+            Err(_) => body.serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        Ok(match Body::deserialize(from)? {
+            Body::Text(text) => text.into_bytes(),
+            Body::Bytes(bytes) => bytes,
+        })
+    }
 }
 
 /// The content type of a job.
@@ -206,6 +233,17 @@ mod tests {
         let message = job().into_message(Route::Jobs(Lane::Interactive), 5);
         assert_eq!(Job::decode(&message).unwrap().pushes.len(), 1);
         assert!(message.correlation_id.is_some());
+    }
+
+    #[test]
+    fn a_body_in_a_row_is_a_text_where_it_is_one_and_bytes_where_not() {
+        let mut message = job().into_message(Route::Jobs(Lane::Bulk), 5);
+        let text = serde_json::to_string(&message).unwrap();
+        assert!(text.contains(r#""body":"{"#), "{text}");
+        assert_eq!(serde_json::from_str::<Message>(&text).unwrap(), message);
+        message.body = vec![0xff, 0, 7];
+        let bytes = serde_json::to_string(&message).unwrap();
+        assert_eq!(serde_json::from_str::<Message>(&bytes).unwrap(), message);
     }
 
     #[test]

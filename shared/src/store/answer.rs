@@ -19,7 +19,7 @@ const PROMPTS: i64 = 50;
 static OPEN: Statement = Statement::new(
     "SELECT p.*, u.preferred_device, d.state AS delivery_state FROM pushes p JOIN users u ON u.id = p.user_id
      LEFT JOIN deliveries d ON d.push_id = p.id AND d.device_id = $5
-     WHERE p.user_id = $1 AND p.rp = $2 AND p.ended_at IS NULL AND p.expires_at > $3 AND p.state IN ('accepted', 'pending')
+     WHERE p.user_id = $1 AND p.rp = $2 AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 AND p.state IN ('accepted', 'pending')
        AND (p.state = 'accepted' OR d.id IS NOT NULL) AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
 );
 static FOR_DEVICE: Statement = Statement::new(
@@ -34,17 +34,17 @@ static HAS_DELIVERY: Statement =
 static FETCHED: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
      SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
-     WHERE p.ended_at IS NULL AND p.expires_at > $3 {share:p}
+     WHERE COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 {share:p}
      ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );
 static DECIDE: Statement = Statement::new(
     "UPDATE pushes SET state = $2, reason = $3, ended_at = $4, answered_by = $5, proof_hash = $6, escalate_at = NULL
-     WHERE id = $1 AND ended_at IS NULL AND expires_at > $4 AND state IN ('accepted', 'pending')
+     WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4 AND state IN ('accepted', 'pending')
        AND EXISTS (SELECT 1 FROM devices v WHERE v.id = $5 AND v.state = 'active') RETURNING *",
 );
 static LOCK: Statement = Statement::new(
-    "UPDATE pushes SET state = state WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending')
+    "UPDATE pushes SET state = state WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending')
      RETURNING *",
 );
 static ANSWERED: Statement = Statement::new(
@@ -57,14 +57,14 @@ static ANSWERS: Statement =
     Statement::new("SELECT device_id FROM deliveries WHERE push_id = $1 AND state = 'answered'");
 static PREFERRED: Statement = Statement::new("SELECT preferred_device FROM users WHERE id = $1");
 static COMPLETE: Statement = Statement::new(
-    "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2, escalate_at = NULL WHERE id = $1 AND ended_at IS NULL RETURNING *",
+    "UPDATE pushes SET state = 'completed', reason = 'all_answered', ended_at = $2, escalate_at = NULL WHERE id = $1 AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 // The user's open pushes first, as everywhere, then the user.
 static OPEN_OF_USER: Statement = Statement::new(
-    "SELECT id FROM pushes WHERE user_id = (SELECT o.user_id FROM pushes o WHERE o.id = $1) AND ended_at IS NULL ORDER BY id {lock}",
+    "SELECT id FROM pushes WHERE user_id = (SELECT o.user_id FROM pushes o WHERE o.id = $1) AND COALESCE(ended_at, 0) = 0 ORDER BY id {lock}",
 );
 static WRONG_CODE: Statement = Statement::new(
-    "UPDATE pushes SET wrong_codes = wrong_codes + 1 WHERE id = $1 AND ended_at IS NULL AND expires_at > $2 RETURNING user_id",
+    "UPDATE pushes SET wrong_codes = wrong_codes + 1 WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 RETURNING user_id",
 );
 static COUNT_CODE: Statement = Statement::new(
     "UPDATE users SET code_failures = code_failures + 1,
@@ -73,7 +73,7 @@ static COUNT_CODE: Statement = Statement::new(
 );
 static CODES_SPENT: Statement = Statement::new(
     "UPDATE pushes SET state = 'failed', reason = 'code_attempts', ended_at = $2, escalate_at = NULL
-     WHERE user_id = $1 AND match_required = 1 AND ended_at IS NULL RETURNING *",
+     WHERE user_id = $1 AND match_required = 1 AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 static APPROVED: Statement = Statement::new(
     "UPDATE users SET last_approved_at = $3, code_failures = CASE WHEN $2 = 1 THEN 0 ELSE code_failures END,

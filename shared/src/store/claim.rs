@@ -1,5 +1,8 @@
 //! Claiming deliveries: who holds the lease calls the provider.
 //!
+//! Statements that look rows up by their identifiers hide the conditions of the partial indexes behind `+ 0`, `|| ''` and `COALESCE`: with old
+//! statistics PostgreSQL takes such an index for empty, and would compare every open row with every identifier.
+//!
 //! A claim moves a delivery to `sending`, counts the attempt and sets a lease. The attempt fences everything after it: a result is
 //! written only while it is still the last one. A job that comes twice claims nothing the second time; a job whose worker died is
 //! found by the sweep once the lease has run out.
@@ -32,7 +35,7 @@ static ESCALATED: Statement = Statement::new(
 );
 static BEGIN: Statement = Statement::new(
     "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
-       AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending') RETURNING id",
+       AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(
     "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device, u.status, u.id AS user_id, pp.max_prompts,
@@ -55,16 +58,16 @@ static CLAIM: Statement = Statement::new(
 );
 static CLAIM_RETRY: Statement = Statement::new(
     "UPDATE deliveries SET state = 'sending', attempt = attempt + 1, due_at = $3, updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'delivery' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'retry_wait' AND due_at <= $4
-       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.expires_at > $2
+     WHERE deliveries.id = r.value->>'delivery' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state || '' = 'retry_wait' AND due_at + 0 <= $4
+       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $2
          AND p.state IN ('accepted', 'pending'))
      RETURNING deliveries.id, attempt, calls",
 );
 static EARLY_ONES: Statement = Statement::new(
     "SELECT d.id, d.attempt, d.due_at, p.store_id, p.lane FROM {each:$1}
-     JOIN deliveries d ON d.id = r.value->>'delivery' AND d.attempt = CAST(r.value->>'attempt' AS BIGINT) AND d.state = 'retry_wait'
-       AND d.due_at > $2
-     JOIN pushes p ON p.id = d.push_id AND p.ended_at IS NULL",
+     JOIN deliveries d ON d.id = r.value->>'delivery' AND d.attempt = CAST(r.value->>'attempt' AS BIGINT) AND d.state || '' = 'retry_wait'
+       AND d.due_at + 0 > $2
+     JOIN pushes p ON p.id = d.push_id AND COALESCE(p.ended_at, 0) = 0",
 );
 static RETRIED: Statement = Statement::new(
     "SELECT d.id AS delivery_id, p.id, p.store_id, p.rp, p.kind, p.lane, p.expires_at, p.traceparent,
@@ -76,7 +79,7 @@ static RETRIED: Statement = Statement::new(
 );
 static SKIP: Statement = Statement::new(
     "UPDATE deliveries SET state = 'failed', reason = r.value->>'reason', updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'id' AND state = 'sending'",
+     WHERE deliveries.id = r.value->>'id' AND state || '' = 'sending'",
 );
 
 /// What jobs ask for.

@@ -11,13 +11,13 @@ use serde_json::Value;
 
 static OPEN: Statement = Statement::new(
     "UPDATE pushes SET state = 'opened', opened_at = $2, instance_id = $3, expires_at = $2 + COALESCE(max_duration, 0), escalate_at = NULL
-     WHERE token_hash = $1 AND opened_at IS NULL AND ended_at IS NULL AND expires_at > $2 AND state IN ('accepted', 'pending')
+     WHERE token_hash = $1 AND opened_at IS NULL AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending')
      RETURNING *",
 );
 static BY_TOKEN: Statement = Statement::new("SELECT * FROM pushes WHERE token_hash = $1");
 static END: Statement = Statement::new(
     "UPDATE pushes SET state = $3, reason = $4, ended_at = $5
-     WHERE store_id = $1 AND instance_id = $2 AND state = 'opened' AND ended_at IS NULL AND expires_at > $5 RETURNING *",
+     WHERE store_id = $1 AND instance_id = $2 AND state = 'opened' AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $5 RETURNING *",
 );
 static BY_INSTANCE: Statement =
     Statement::new("SELECT * FROM pushes WHERE store_id = $1 AND instance_id = $2");

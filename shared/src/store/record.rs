@@ -13,7 +13,7 @@ use std::collections::HashSet;
 static RECORD: Statement = Statement::new(
     "UPDATE deliveries SET state = r.value->>'state', reason = r.value->>'reason', due_at = CAST(r.value->>'due_at' AS BIGINT),
        provider_id = COALESCE(r.value->>'provider_id', provider_id), calls = calls + CAST(r.value->>'called' AS BIGINT), updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state = 'sending'
+     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state || '' = 'sending'
      RETURNING deliveries.id",
 );
 // Only the very address that was tried, by its token and the time of its registration, and only if that was before the provider says that it
@@ -27,7 +27,7 @@ static DROP_ADDRESS: Statement = Statement::new(
 );
 static ESCALATE: Statement = Statement::new(
     "UPDATE pushes SET target = $2, escalate_at = NULL, fan_out_due = $3 WHERE id IN (SELECT r.value FROM {texts:$1})
-       AND escalate_at IS NOT NULL AND ended_at IS NULL RETURNING id, store_id, lane",
+       AND COALESCE(escalate_at, 0) > 0 AND COALESCE(ended_at, 0) = 0 RETURNING id, store_id, lane",
 );
 
 /// How one call ended.

@@ -35,7 +35,7 @@ static ESCALATING: Statement = Statement::new(
 static STALE: Statement = Statement::new(
     "UPDATE deliveries SET state = 'retry_wait', reason = CASE WHEN state = 'sending' THEN 'lease_expired' ELSE reason END, due_at = $1
      WHERE id IN (SELECT id FROM deliveries WHERE ((state = 'sending' AND due_at <= $1) OR (state = 'retry_wait' AND due_at <= $2))
-       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND p.ended_at IS NULL AND p.state IN ('accepted', 'pending'))
+       AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND COALESCE(p.ended_at, 0) = 0 AND p.state IN ('accepted', 'pending'))
        ORDER BY due_at LIMIT $3 {skip_locked})
      RETURNING id, attempt, (SELECT p.store_id FROM pushes p WHERE p.id = push_id) AS store_id,
        (SELECT p.lane FROM pushes p WHERE p.id = push_id) AS lane",

@@ -30,7 +30,7 @@ static CHANGE: Statement = Statement::new(
 
 // Pushes before their user, as everywhere.
 static OPEN: Statement = Statement::new(
-    "SELECT id FROM pushes WHERE user_id = $1 AND ended_at IS NULL ORDER BY id {lock}",
+    "SELECT id FROM pushes WHERE user_id = $1 AND COALESCE(ended_at, 0) = 0 ORDER BY id {lock}",
 );
 
 /// One user.
