@@ -17,7 +17,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel, Connection};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -26,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// How long opening may take, with waiting for the connection.
 const OPEN: Duration = Duration::from_secs(10);
 const CANCEL: Duration = Duration::from_secs(2);
+/// How long a consumer that holds nothing may get nothing before it looks whether it should.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long it may take to write an ack.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -50,6 +52,8 @@ pub(super) struct Session {
     deliveries: lapin::Consumer,
     /// Rung when nothing of this session can be settled any more.
     lost: CancellationToken,
+    /// How many messages are handed out and not settled.
+    unsettled: Arc<AtomicUsize>,
 }
 
 enum End {
@@ -92,6 +96,7 @@ impl Consumer {
             channel: Arc::new(channel),
             deliveries,
             lost: CancellationToken::new(),
+            unsettled: Arc::default(),
         })
     }
 
@@ -176,12 +181,21 @@ impl Consumer {
                 () = self.stop.cancelled() => return End::Wanted,
                 () = to.closed() => return End::Wanted,
                 () = &mut left => return End::Lost,
+                () = tokio::time::sleep(SILENCE) => {
+                    if self.is_forgotten(session).await {
+                        tracing::warn!(queue = ?self.queue, "messages wait and none comes: consuming anew");
+                        return End::Lost;
+                    }
+                    continue;
+                }
             };
             match next {
                 Some(Ok(mut delivery)) => {
                     let (message, raw) = wire::incoming(&mut delivery, &self.queue);
                     let redelivered = delivery.redelivered;
+                    session.unsettled.fetch_add(1, Ordering::SeqCst);
                     let held = Held {
+                        unsettled: Arc::clone(&session.unsettled),
                         acker: delivery.acker,
                         settled: AtomicBool::new(false),
                         lost: session.lost.clone(),
@@ -192,6 +206,36 @@ impl Consumer {
                 // Nothing: the broker has cancelled the consumer, for example because the queue was deleted.
                 Some(Err(_)) | None => return End::Lost,
             }
+        }
+    }
+}
+
+impl Consumer {
+    /// Has the broker messages for a consumer that waits for some? Seen when a queue was deleted and made anew under load.
+    async fn is_forgotten(&self, session: &Session) -> bool {
+        let Some(queue) = self.names.queue(&self.queue) else {
+            return false;
+        };
+        if session.unsettled.load(Ordering::SeqCst) > 0 {
+            return false;
+        }
+        let looking = async {
+            // A channel of its own: a queue that is gone closes it.
+            let channel = session.connection.create_channel().await?;
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            let found = channel
+                .queue_declare(queue.as_str().into(), options, FieldTable::default())
+                .await;
+            channel.close(200, "OK".into()).await.ok();
+            found
+        };
+        match timeout(OPEN, looking).await {
+            Ok(Ok(found)) => found.message_count() > 0,
+            // A queue that is gone, or no right to look: nothing is known.
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 }
@@ -216,6 +260,7 @@ fn give_back(acker: &Acker) {
 
 /// A message that the broker waits to hear about.
 struct Held {
+    unsettled: Arc<AtomicUsize>,
     acker: Acker,
     settled: AtomicBool,
     lost: CancellationToken,
@@ -229,6 +274,7 @@ impl Settlement for Held {
         if self.settled.swap(true, Ordering::SeqCst) {
             return false;
         }
+        self.unsettled.fetch_sub(1, Ordering::SeqCst);
         let settling = async {
             let settled = match how {
                 Settle::Ack => self.acker.ack(BasicAckOptions::default()).await,
@@ -249,7 +295,8 @@ impl Settlement for Held {
 impl Drop for Held {
     /// A handler that failed on the way: without this the message would wait for the end of the connection.
     fn drop(&mut self) {
-        if !self.settled.load(Ordering::SeqCst) {
+        if !self.settled.swap(true, Ordering::SeqCst) {
+            self.unsettled.fetch_sub(1, Ordering::SeqCst);
             give_back(&self.acker);
         }
     }
