@@ -174,7 +174,10 @@ fn schema(database: &str) -> BTreeMap<String, BTreeSet<String>> {
                 .filter(|word| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
             tables.insert(name.trim().to_owned(), columns.map(str::to_owned).collect());
         } else if let Some(rest) = statement.strip_prefix("ALTER TABLE ") {
-            let (name, column) = rest.split_once(" ADD COLUMN ").unwrap();
+            // Constraints and storage are no columns.
+            let Some((name, column)) = rest.split_once(" ADD COLUMN ") else {
+                continue;
+            };
             let column = column.split_whitespace().next().unwrap().to_owned();
             tables.get_mut(name).unwrap().insert(column);
         }
