@@ -7,6 +7,7 @@
 //! A worker that dies anywhere leaves either an unacknowledged job, which the broker gives to another worker, or a delivery whose lease runs
 //! out, which the sweep finds. A job that comes twice claims nothing the second time.
 
+use crate::batch;
 use crate::credentials::Credentials;
 use crate::push::retry::{Attempt, Decision, decide};
 use crate::push::{Call, Provider, PushResult};
@@ -109,13 +110,7 @@ impl FanOut {
                     None => break,
                 },
             };
-            let mut batch = vec![first];
-            while batch.len() < usize::from(self.limits.prefetch) {
-                match jobs.try_recv() {
-                    Ok(job) => batch.push(job),
-                    Err(_) => break,
-                }
-            }
+            let batch = batch::gather(first, &mut jobs, self.limits.prefetch);
             crash::point("W1");
             self.work(batch, &places, &calls, &outcomes, &stop).await;
         }

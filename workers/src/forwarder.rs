@@ -1,6 +1,7 @@
 //! The forwarder: copies completion events to the exchange that third parties' queues hang on. A queue of theirs that is full or gone
 //! then never slows our own confirms.
 
+use crate::batch;
 use shared::broker::{Delivery, Error as BrokerError, PublishError, Queue, SharedBroker};
 use shared::message::{Message, Route};
 use std::time::Duration;
@@ -21,24 +22,10 @@ impl Forwarder {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BrokerError> {
         let mut events = self.broker.consume(Queue::StatusForward, PREFETCH).await?;
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                event = events.recv() => match event {
-                    Some(event) => event,
-                    None => return Ok(()),
-                },
-            };
-            let mut batch = vec![first];
-            while batch.len() < usize::from(PREFETCH) {
-                match events.try_recv() {
-                    Ok(more) => batch.push(more),
-                    Err(_) => break,
-                }
-            }
+        while let Some(batch) = batch::next(&mut events, PREFETCH, &stop).await {
             self.forward(batch, &stop).await;
         }
+        Ok(())
     }
 
     /// Copies events until each is taken, has nobody to go to, or was refused too often; then it is set aside.

@@ -1,6 +1,7 @@
 //! Everything that works behind the API: the relay from the outbox to the broker, the fan-out to the providers, the sweeper, and the
 //! wait-on-push activity.
 
+mod batch;
 mod credentials;
 pub mod fanout;
 pub mod forwarder;

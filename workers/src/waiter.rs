@@ -3,6 +3,7 @@
 //! For every push with a `reply_to` it promises one message to that queue, in the transaction that remembers the event; only then the event
 //! is acknowledged. An event that comes twice is in the inbox already. Callers who wait over HTTP are released by [`shared::wait`].
 
+use crate::batch;
 use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
 use shared::clock::SharedClock;
 use shared::event;
@@ -29,25 +30,11 @@ impl Waiter {
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) -> Result<(), BrokerError> {
         let mut events = self.broker.consume(Queue::StatusWait, PREFETCH).await?;
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                event = events.recv() => match event {
-                    Some(event) => event,
-                    None => return Ok(()),
-                },
-            };
-            let mut batch = vec![first];
-            while batch.len() < usize::from(PREFETCH) {
-                match events.try_recv() {
-                    Ok(more) => batch.push(more),
-                    Err(_) => break,
-                }
-            }
+        while let Some(batch) = batch::next(&mut events, PREFETCH, &stop).await {
             shared::crash::point("T1");
             self.release(batch, &stop).await;
         }
+        Ok(())
     }
 
     async fn release(&self, batch: Vec<Delivery>, stop: &CancellationToken) {
