@@ -2,12 +2,14 @@
 
 mod device;
 mod secrets;
+mod signing;
 
 pub use device::{
     DENIAL_REASONS, DeviceKey, Expected, Proof, ProofFault, REQUEST_TOLERANCE_S, RequestFault,
     Signed, content_hash, match_of,
 };
 pub use secrets::{ApiKey, ServerSecret, Unsealed};
+pub use signing::{ServerKey, Signer};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

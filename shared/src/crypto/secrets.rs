@@ -22,6 +22,7 @@ pub struct ServerSecret {
     codes: hmac::Key,
     tokens: hmac::Key,
     seal: LessSafeKey,
+    pub(super) signer: super::Signer,
 }
 
 impl std::fmt::Debug for ServerSecret {
@@ -57,6 +58,7 @@ impl ServerSecret {
             seal: LessSafeKey::new(
                 UnboundKey::new(&AES_256_GCM, derived("countersign seal").as_ref()).ok()?,
             ),
+            signer: super::Signer::new(derived("countersign signatures").as_ref())?,
         })
     }
 

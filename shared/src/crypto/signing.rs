@@ -1,0 +1,127 @@
+//! What the server signs: prompts, receipts, heads of the audit log. One Ed25519 key, derived from the server's secret, so that every process of
+//! a deployment signs alike and nothing has to be kept beside the secret.
+
+use super::{ServerSecret, sha256_text};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The public half of the server's key, as a JWK (RFC 8037). Devices pin it when they are bound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerKey {
+    /// `OKP`.
+    pub kty: String,
+    /// `Ed25519`.
+    pub crv: String,
+    /// base64url, 32 bytes.
+    pub x: String,
+    /// The key's thumbprint (RFC 7638).
+    pub kid: String,
+}
+
+impl ServerKey {
+    fn of(public: &[u8]) -> Self {
+        let x = URL_SAFE_NO_PAD.encode(public);
+        // RFC 7638, 3: the required members in lexicographic order.
+        let kid = sha256_text(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#).as_bytes());
+        Self {
+            kty: "OKP".to_owned(),
+            crv: "Ed25519".to_owned(),
+            x,
+            kid,
+        }
+    }
+
+    /// The claims of a text that this key has signed for `typ`; `None` for anything else.
+    pub fn verified<T: DeserializeOwned + Clone>(&self, jws: &str, typ: &str) -> Option<T> {
+        let header = decode_header(jws).ok()?;
+        let right = header.alg == Algorithm::EdDSA
+            && header.typ.as_deref() == Some(typ)
+            && header.kid.as_deref() == Some(&self.kid);
+        let key = DecodingKey::from_ed_components(&self.x)
+            .ok()
+            .filter(|_| right)?;
+        let mut rules = Validation::new(Algorithm::EdDSA);
+        rules.required_spec_claims.clear();
+        rules.validate_exp = false;
+        rules.validate_aud = false;
+        decode::<T>(jws, &key, &rules).ok().map(|data| data.claims)
+    }
+}
+
+/// Signs in the server's name.
+pub struct Signer {
+    pair: Ed25519KeyPair,
+    public: ServerKey,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Signer").field(&self.public.kid).finish()
+    }
+}
+
+impl Signer {
+    pub(super) fn new(seed: &[u8]) -> Option<Self> {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).ok()?;
+        let public = ServerKey::of(pair.public_key().as_ref());
+        Some(Self { pair, public })
+    }
+
+    /// What others check with.
+    pub fn public(&self) -> &ServerKey {
+        &self.public
+    }
+
+    /// A compact JWS (RFC 7515) over `claims`; `typ` keeps one use of the key from passing as another.
+    pub fn sign(&self, typ: &str, claims: &impl Serialize) -> String {
+        let header = serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": self.public.kid});
+        // Texts, words and numbers: this cannot fail to serialise.
+        let claims = serde_json::to_vec(claims).unwrap_or_default();
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header.to_string()),
+            URL_SAFE_NO_PAD.encode(claims)
+        );
+        let signature = self.pair.sign(signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+impl ServerSecret {
+    /// Signs in the server's name.
+    pub fn signer(&self) -> &Signer {
+        &self.signer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::crypto::ServerSecret;
+    use crate::secret::Secret;
+    use serde_json::{Value, json};
+
+    fn secret(text: &str) -> ServerSecret {
+        ServerSecret::new(&Secret::new(text.repeat(5))).unwrap()
+    }
+
+    #[test]
+    fn what_one_process_signs_every_other_one_checks() {
+        let (here, there) = (secret("0123456789"), secret("0123456789"));
+        let jws = here.signer().sign("a+jwt", &json!({"n": 1}));
+        let key = there.signer().public();
+        assert_eq!(key.verified::<Value>(&jws, "a+jwt"), Some(json!({"n": 1})));
+        assert_eq!(key.verified::<Value>(&jws, "b+jwt"), None, "another use");
+        let other = secret("9876543210");
+        assert_eq!(
+            other.signer().public().verified::<Value>(&jws, "a+jwt"),
+            None
+        );
+        let mut forged = other.signer().public().clone();
+        forged.kid.clone_from(&key.kid);
+        assert_eq!(forged.verified::<Value>(&jws, "a+jwt"), None, "another key");
+    }
+}
