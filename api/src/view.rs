@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::clock::rfc3339;
-use shared::domain::{Field, Target};
+use shared::domain::{Context, Field, Target};
 use shared::store::{DeliveryRow, PushRow};
 use utoipa::ToSchema;
 
@@ -91,6 +91,39 @@ pub(crate) struct DeliveryView {
     attempts: i64,
     /// The last change.
     updated_at: String,
+}
+
+/// From where the question comes, as the initiating channel saw it. At least one of the four is needed.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ContextView {
+    /// An IPv4 or IPv6 address.
+    #[serde(default)]
+    #[schema(min_length = 2, max_length = 45, example = "203.0.113.7")]
+    ip: Option<String>,
+    /// The program that is used there, such as a browser.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200, example = "Firefox on Linux")]
+    agent: Option<String>,
+    /// Where that is, as people say it.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 100, example = "Cork, Ireland")]
+    place: Option<String>,
+    /// Your own name of the session.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 100)]
+    session: Option<String>,
+}
+
+impl From<ContextView> for Context {
+    fn from(view: ContextView) -> Self {
+        Self {
+            ip: view.ip,
+            agent: view.agent,
+            place: view.place,
+            session: view.session,
+        }
+    }
 }
 
 /// One line of typed details.

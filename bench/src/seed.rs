@@ -142,6 +142,7 @@ impl Seed {
                 label: "Place".to_owned(),
                 value: "Cork".to_owned(),
             }],
+            context: None,
             redirect_url: None,
         };
         NewPush {

@@ -111,6 +111,7 @@ impl Bed {
             title: "Sign in".to_owned(),
             message: None,
             details: vec![],
+            context: None,
             redirect_url: None,
         };
         NewPush {

@@ -13,6 +13,7 @@ async fn every_fault_of_a_body_is_told_at_once_with_its_pointer() {
         let world = World::start(footing, "faults").await;
         let bad = json!({"user": {"external_id": "ada", "extra": 1}, "relying_party": "pay roll", "kind": "confirm",
             "title": "x".repeat(101), "message": "evil \u{202e}txet", "details": [{"label": "a", "value": 5}],
+            "context": {"ip": "localhost", "agent": "Fire\u{2066}fox", "place": "Cork\n", "city": "Cork"},
             "expires_in": "601s", "target": {"mode": "devices"}, "unknown": true});
         let refused = world.reply("POST", "pushes", &bad, &[]).await;
         assert_eq!(refused.status.as_u16(), 422, "{footing:?}");
@@ -28,6 +29,10 @@ async fn every_fault_of_a_body_is_told_at_once_with_its_pointer() {
             "/title",
             "/message",
             "/details/0/value",
+            "/context/ip",
+            "/context/agent",
+            "/context/place",
+            "/context/city",
             "/unknown",
             "/expires_in",
             "/target/devices",
@@ -49,15 +54,16 @@ async fn every_fault_of_a_body_is_told_at_once_with_its_pointer() {
             .map(|e| e["pointer"].as_str().unwrap())
             .collect();
         assert_eq!(pointers, ["/target/devices", "/reply_to", "/expires_in"]);
-        let nine = World::confirm(&json!({"expires_in": "9s"}));
-        assert_eq!(
-            world
-                .reply("POST", "pushes", &nine, &[])
-                .await
-                .status
-                .as_u16(),
-            422
-        );
+        for more in [
+            json!({"expires_in": "9s"}),
+            json!({"context": {}}),
+            json!({"context": {"ip": null}}),
+        ] {
+            let refused = world
+                .reply("POST", "pushes", &World::confirm(&more), &[])
+                .await;
+            assert_eq!(refused.status.as_u16(), 422, "{more}");
+        }
         let stranger = World::confirm(&json!({"user": {"external_id": "nobody"}}));
         assert_eq!(
             world

@@ -75,7 +75,7 @@ enum Command {
         settings: SettingsFile,
     },
     /// Ask a user something.
-    Send(send::Send),
+    Send(Box<send::Send>),
     /// Wait for the end of a push.
     Wait {
         /// The push.

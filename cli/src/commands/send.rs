@@ -43,6 +43,15 @@ pub(crate) struct Send {
     /// A typed detail, such as `Place=Cork`; may be given several times.
     #[arg(long = "detail", value_name = "LABEL=VALUE")]
     details: Vec<String>,
+    /// From where the question comes: a place as people say it.
+    #[arg(long)]
+    place: Option<String>,
+    /// From where the question comes: an IPv4 or IPv6 address.
+    #[arg(long)]
+    ip: Option<String>,
+    /// From where the question comes: the program that is used there.
+    #[arg(long)]
+    agent: Option<String>,
     /// Which app asks.
     #[arg(long, default_value = crate::dev::RELYING_PARTY)]
     relying_party: String,
@@ -108,6 +117,15 @@ impl Send {
             "details": details, "target": target, "expires_in": self.expires_in});
         if let Some(message) = &self.message {
             body["message"] = json!(message);
+        }
+        for (name, value) in [
+            ("place", &self.place),
+            ("ip", &self.ip),
+            ("agent", &self.agent),
+        ] {
+            if let Some(value) = value {
+                body["context"][name] = json!(value);
+            }
         }
         match self.kind {
             Kind::Confirm => body["match_code"] = json!(!self.no_code),

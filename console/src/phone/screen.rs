@@ -1,9 +1,10 @@
 //! What one phone shows: the prompts that wait, and how the last ones ended.
 
 use crate::words;
+use serde::Deserialize as _;
 use serde_json::Value;
 use shared::clock::Millis;
-use shared::domain::{Kind, PushState};
+use shared::domain::{Context, Kind, PushState};
 use shared::id::PushId;
 use simulator::{Answered, Decision, Prompt};
 use std::collections::VecDeque;
@@ -137,6 +138,16 @@ impl Card {
         let lines = self.prompt.shown["details"].as_array();
         let pair = |line| (text(line, "label"), text(line, "value"));
         lines.map_or_else(Vec::new, |lines| lines.iter().map(pair).collect())
+    }
+
+    /// From where the question comes: label and value.
+    pub(super) fn context(&self) -> Vec<(&'static str, String)> {
+        let context = self.prompt.shown.get("context");
+        let context = context.and_then(|sent| Context::deserialize(sent).ok());
+        let lines = context.iter().flat_map(Context::lines);
+        lines
+            .map(|(label, value)| (label, value.to_owned()))
+            .collect()
     }
 
     /// The link of a process push. Nothing else than a page is opened.

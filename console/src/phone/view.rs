@@ -153,7 +153,7 @@ fn one(at: usize, phone: &Phone, screen: &Screen, now: Millis) -> Markup {
 fn prompt(at: usize, path: &str, card: &Card, now: Millis) -> Markup {
     let id = |part: &str| format!("{part}-{at}-{}", card.push());
     let message = card.text("message");
-    let details = card.details();
+    let (details, context) = (card.details(), card.context());
     html! {
         article.card id=(id("card")) aria-labelledby=(id("title")) {
             p.rp { (card.text("relying_party")) }
@@ -164,6 +164,16 @@ fn prompt(at: usize, path: &str, card: &Card, now: Millis) -> Markup {
                     caption.quiet { "Details" }
                     tbody {
                         @for (label, value) in details {
+                            tr { th scope="row" { (label) } td { (value) } }
+                        }
+                    }
+                }
+            }
+            @if !context.is_empty() {
+                table.details.context {
+                    caption { "Where this comes from" }
+                    tbody {
+                        @for (label, value) in context {
                             tr { th scope="row" { (label) } td { (value) } }
                         }
                     }

@@ -5,7 +5,7 @@ use crate::html::badge;
 use crate::words;
 use maud::{Markup, html};
 use shared::clock::{Clock as _, Millis, SystemClock, rfc3339};
-use shared::domain::{DeliveryState, Target};
+use shared::domain::{Context, DeliveryState, Target};
 use shared::id::{DeviceId, PushId};
 use shared::store::{DeliveryRow, Device, Error, PushRow};
 
@@ -170,6 +170,7 @@ impl Timeline {
                     (fact("Relying party", &push.rp))
                     @if let Some(message) = &push.content.message { (fact("Message", message)) }
                     @for line in &push.content.details { (fact(&line.label, &line.value)) }
+                    @for (label, value) in push.content.context.iter().flat_map(Context::lines) { (fact(label, value)) }
                     (fact("User", &self.user))
                     (fact("Kind", push.kind.as_str()))
                     (fact("Lane", push.lane.as_str()))

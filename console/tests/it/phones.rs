@@ -32,7 +32,8 @@ async fn both_phones_wait_then_show_the_push_and_one_answer_clears_them() {
         assert!(screen.contains("Live"), "{screen}");
     }
     let asked = bed
-        .ask(json!({"message": "Was this you <script>?", "details": [{"label": "Place", "value": "Cork & \"Kerry\""}]}))
+        .ask(json!({"message": "Was this you <script>?", "details": [{"label": "Place", "value": "Cork & \"Kerry\""}],
+            "context": {"ip": "203.0.113.7", "place": "Lagos", "agent": "<b>Firefox</b>"}}))
         .await;
     let page = arrived(&bed, &asked.id).await;
     let screen = phone(&page, IPHONE);
@@ -42,6 +43,10 @@ async fn both_phones_wait_then_show_the_push_and_one_answer_clears_them() {
         "Was this you &lt;script&gt;?",
         "Place",
         "Cork &amp; &quot;Kerry&quot;",
+        "Where this comes from",
+        "203.0.113.7",
+        "Lagos",
+        "&lt;b&gt;Firefox&lt;/b&gt;",
         " left</span>",
         "Approve",
         "Deny",

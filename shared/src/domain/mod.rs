@@ -5,5 +5,5 @@ pub mod push;
 pub mod state;
 
 pub use policy::{ApnsCredential, FcmCredential, Provider};
-pub use push::{Candidate, Content, Field, Kind, Outcome, Target};
+pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
 pub use state::{AddressState, DeliveryState, DeviceState, PushState, UserStatus};

@@ -44,6 +44,38 @@ pub struct Field {
     pub value: String,
 }
 
+/// From where the question comes, as the initiating channel saw it. Shown, so that a person notices a question from elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Context {
+    /// An IPv4 or IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<String>,
+    /// The program that is used there, such as a browser; at most 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Where that is, as people say it; at most 100 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// The sender's own name of the session; at most 100 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+}
+
+impl Context {
+    /// Label and value of what there is, in the order of showing.
+    pub fn lines(&self) -> Vec<(&'static str, &str)> {
+        [
+            ("Place", &self.place),
+            ("IP address", &self.ip),
+            ("Program", &self.agent),
+            ("Session", &self.session),
+        ]
+        .into_iter()
+        .filter_map(|(label, value)| Some((label, value.as_deref()?)))
+        .collect()
+    }
+}
+
 /// Exactly what the person is shown; the proof covers its hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Content {
@@ -59,6 +91,9 @@ pub struct Content {
     /// At most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<Field>,
+    /// From where the question comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context: Option<Context>,
     /// For `process`: the link that an accept opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_url: Option<String>,

@@ -86,6 +86,7 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
             );
         }
     }
+    context_faults(sent, &mut fault);
     let kind = text("/kind").unwrap_or_default();
     if sent["match_code"] == Value::Bool(true) && kind != "confirm" {
         fault("/match_code", "not_allowed", "only with the kind confirm");
@@ -121,6 +122,28 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
     }
     let pointer = "/process/max_duration";
     time_at(sent, pointer, MAX_DURATION, &MAX_DURATION_RANGE, faults);
+}
+
+/// An address that is none would be shown to somebody who decides by it.
+fn context_faults(sent: &Value, fault: &mut impl FnMut(&str, &str, &str)) {
+    let Some(context) = sent["context"].as_object() else {
+        return;
+    };
+    if context.values().all(Value::is_null) {
+        fault(
+            "/context",
+            "required",
+            "at least one of ip, agent, place and session is needed",
+        );
+    }
+    let ip = context.get("ip").and_then(Value::as_str);
+    if ip.is_some_and(|text| text.parse::<std::net::IpAddr>().is_err()) {
+        fault(
+            "/context/ip",
+            "wrong_form",
+            "an IPv4 or IPv6 address is needed",
+        );
+    }
 }
 
 /// Parameters travel in the query of a page: few, short, and flat.

@@ -6,7 +6,7 @@ use crate::auth::Caller;
 use crate::body::{Sent, faults_of, typed};
 use crate::problem::{Code, Fault, Problem};
 use crate::routes::bad_parameter;
-use crate::view::{DetailView, TargetMode, TargetView};
+use crate::view::{ContextView, DetailView, TargetMode, TargetView};
 use axum::Json;
 use axum::extract::{Path, State};
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -44,6 +44,9 @@ pub(crate) struct PushRequest {
     #[serde(default)]
     #[schema(max_items = 20)]
     details: Vec<DetailView>,
+    /// From where the question comes; shown and signed.
+    #[serde(default)]
+    context: Option<ContextView>,
     /// Which devices; all when left out.
     #[serde(default)]
     target: Option<TargetView>,
@@ -327,6 +330,7 @@ pub(crate) async fn create(
         title: request.title,
         message: request.message,
         details: request.details.into_iter().map(Into::into).collect(),
+        context: request.context.map(Into::into),
         redirect_url: None,
     };
     if let Some(process) = &mut process {
