@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use shared::broker::SharedBroker;
 use shared::clock::SharedClock;
 use shared::crypto::ServerSecret;
-use shared::id::PushId;
+use shared::id::{PushId, StoreId};
 use shared::intake::Intake;
 use shared::store::Store;
 use shared::wait::Waits;
@@ -107,6 +107,28 @@ impl Inner {
         let token = self.secret.process_token(push, nonce);
         format!("{}/v1/process/{}", self.public_url, token.expose())
     }
+
+    /// What a new device needs to enrol, for a QR code: where, in which store, with which code, and whose key to pin.
+    pub(crate) fn enrolment_link(&self, store: &StoreId, code: &str) -> String {
+        let url = encoded(&self.public_url);
+        let kid = &self.secret.signer().public().kid;
+        format!("countersign://enrol?url={url}&store={store}&code={code}&kid={kid}")
+    }
+}
+
+/// Percent-encoded for a query (RFC 3986, unreserved characters kept).
+pub(crate) fn encoded(text: &str) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            write!(out, "%{byte:02X}").ok();
+        }
+    }
+    out
 }
 
 /// All routes, and the document that describes them.

@@ -58,6 +58,8 @@ codes! {
     PushExpired = CONFLICT "push_expired" "The push has expired";
     /// Too many devices.
     TooManyDevices = CONFLICT "too_many_devices" "The user has as many devices as the policy allows";
+    /// Too many open enrolment codes.
+    TooManyCodes = CONFLICT "too_many_codes" "The user has as many open enrolment codes as there may be";
     /// Another kind of body.
     UnsupportedMedia = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body must be application/json";
     /// Too long.
@@ -70,6 +72,8 @@ codes! {
     NoDevices = UNPROCESSABLE_ENTITY "no_devices" "The user has no device that could be asked";
     /// A proof that does not hold.
     ProofRefused = UNPROCESSABLE_ENTITY "proof_refused" "The proof does not hold";
+    /// A code or a key that lets no device in.
+    EnrolmentRefused = UNPROCESSABLE_ENTITY "enrolment_refused" "This code lets no device in";
     /// A path that takes another method.
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "This path takes another method";
     /// Something inside.

@@ -102,6 +102,10 @@ ids! {
     KeyId = "key";
     /// A child process instance.
     InstanceId = "ins";
+    /// An enrolment code.
+    EnrolmentId = "enr";
+    /// A notice to a device.
+    NoticeId = "ntc";
 }
 
 #[cfg(test)]

@@ -7,5 +7,7 @@ mod answers;
 mod api;
 mod delivery;
 mod dev;
+mod devices;
+mod enrolment;
 mod kinds;
 mod queues;

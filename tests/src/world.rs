@@ -8,7 +8,7 @@ use shared::domain::Provider;
 use shared::id::{DeviceId, MessageId, PushId, StoreId};
 use shared::secret::Secret;
 use simulator::fleet::{Behaviour, Fleet};
-use simulator::phone::{Decision, Phone, Prompt};
+use simulator::phone::{Decision, Link, Phone, Prompt};
 use simulator::{Gateway, GatewayOptions};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -312,11 +312,68 @@ impl World {
             .unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what))
     }
 
+    /// A call by somebody who may have no API key. Gives the status.
+    pub async fn anonymous(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+        headers: &[(&str, &str)],
+    ) -> u16 {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let host = self.address.trim_start_matches("http://");
+        let mut socket = tokio::net::TcpStream::connect(host).await.unwrap();
+        let (method, body) = (method.to_uppercase(), body.to_string());
+        let lines: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {v}\r\n"))
+            .collect();
+        let headers = lines.concat();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        answer.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
     /// A new phone of the user, registered and in the fleet.
     pub async fn phone(&self, name: &str, provider: Provider) -> Phone {
         let phone = Phone::new(provider, name);
         self.register(&phone).await;
         phone
+    }
+
+    /// What a QR code for the user says, with the address at which this test reaches the API.
+    pub async fn enrolment_link(&self, more: &Value) -> Link {
+        let mut body = json!({"relying_party": RP});
+        if let (Some(body), Some(more)) = (body.as_object_mut(), more.as_object()) {
+            body.extend(more.clone());
+        }
+        let path = format!("users/{}/enrolment-codes", self.user);
+        let made = self.in_store("POST", &path, &body).await;
+        self.reachable(made["link"].as_str().unwrap().parse().unwrap())
+    }
+
+    /// The same link, at the address at which this test reaches the API.
+    pub fn reachable(&self, link: Link) -> Link {
+        let url = self.address.clone();
+        Link { url, ..link }
+    }
+
+    /// One more process of the API, beside the one it has. Gives it and its address; the embedded footing has one process only.
+    pub async fn another_api(&self) -> Option<(Process, String)> {
+        if self.footing == Footing::Embedded {
+            return None;
+        }
+        let log = self.folder.join("another-api.log");
+        let mut process = Process::start(&["serve", "--role", "api"], &self.environment, log);
+        let address = process.says("listening on ").await;
+        Some((process, address.trim().to_owned()))
     }
 
     /// Registers a phone for the user. Gives the device.

@@ -119,7 +119,7 @@ fn complete(operation: &mut Operation, path: &str, caller: Caller) {
             StatusCode::PAYLOAD_TOO_LARGE,
             StatusCode::UNPROCESSABLE_ENTITY,
         ]);
-        if caller == Caller::Key {
+        if caller != Caller::Device {
             more.push(StatusCode::UNSUPPORTED_MEDIA_TYPE);
         }
     } else if asks {

@@ -3,6 +3,8 @@
 mod definitions;
 mod device;
 pub(crate) mod docs;
+mod enrolment_codes;
+mod enrolments;
 mod health;
 mod instances;
 mod keys;
@@ -66,6 +68,9 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(users::show, users::change))
         .routes(routes!(user_devices::register, user_devices::list))
         .routes(routes!(user_devices::show, user_devices::change))
+        .routes(routes!(enrolment_codes::create, enrolment_codes::list))
+        .routes(routes!(enrolment_codes::show, enrolment_codes::revoke))
+        .routes(routes!(enrolments::enrol))
         .routes(routes!(
             policies::put_push,
             policies::show_push,
@@ -84,6 +89,11 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(device::prompts::show))
         .routes(routes!(device::answer::answer))
         .routes(routes!(device::address::put))
+        .routes(routes!(device::siblings::invite))
+        .routes(routes!(device::siblings::siblings))
+        .routes(routes!(device::siblings::revoke))
+        .routes(routes!(device::notices::notices))
+        .routes(routes!(device::notices::seen))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }

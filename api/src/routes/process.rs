@@ -1,6 +1,6 @@
 //! The link of a process push: it opens once, and a child process instance starts.
 
-use crate::app::App;
+use crate::app::{App, encoded};
 use crate::problem::{Code, Problem};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
@@ -8,21 +8,6 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 use shared::crypto::sha256_text;
 use shared::store::{Opened, Started};
-
-/// Percent-encoded for a query (RFC 3986, unreserved characters kept).
-fn encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            write!(out, "%{byte:02X}").ok();
-        }
-    }
-    out
-}
 
 fn location(started: &Started) -> String {
     let mut url = started.start_url.clone();

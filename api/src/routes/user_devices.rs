@@ -15,7 +15,7 @@ use shared::crypto::DeviceKey;
 use shared::domain::{DeviceState, Provider};
 use shared::id::{DeviceId, StoreId, UserId};
 use shared::secret::Secret;
-use shared::store::{Address, Device, DeviceRefused, NewDevice};
+use shared::store::{Address, AppkeyPolicy, Device, DeviceRefused, NewDevice};
 use utoipa::ToSchema;
 
 #[derive(Deserialize, ToSchema)]
@@ -45,7 +45,7 @@ pub(crate) enum Platform {
 }
 
 impl Platform {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ios => "ios",
             Self::Android => "android",
@@ -163,7 +163,48 @@ impl From<Device> for DeviceView {
     }
 }
 
-/// Register a device. The same key again gives the device that it made.
+/// Why a device was not added.
+pub(crate) fn refused(why: DeviceRefused, max_devices: i64) -> Problem {
+    match why {
+        DeviceRefused::NoUser => Code::NotFound.into(),
+        DeviceRefused::Blocked => Problem::new(Code::WrongState).with("state", "blocked"),
+        DeviceRefused::TooMany => Problem::new(Code::TooManyDevices)
+            .detail(format!("at most {max_devices}; revoke one first")),
+    }
+}
+
+/// Is this a platform that the relying party takes?
+pub(crate) fn platform_faults(policy: &AppkeyPolicy, platform: Platform) -> Vec<Fault> {
+    let taken = policy.platforms.iter().any(|one| one == platform.as_str());
+    let detail = || format!("the appkey policy takes {}", policy.platforms.join(", "));
+    let fault = (!taken).then(|| Fault::new("/platform", "not_allowed", detail()));
+    fault.into_iter().collect()
+}
+
+/// What a device brings with it, or what is wrong with it.
+pub(crate) fn key_and_address(
+    key: Jwk,
+    address: Option<PushAddress>,
+    faults: &mut Vec<Fault>,
+) -> Option<(DeviceKey, Option<Address>)> {
+    let Jwk { kty, crv, x, y } = key;
+    let key = DeviceKey { kty, crv, x, y };
+    if !key.is_sound() {
+        let detail = "a point on P-256 is needed";
+        faults.push(Fault::new("/public_key", "wrong_form", detail));
+        return None;
+    }
+    match address.map(|one| one.check("/push_address")).transpose() {
+        Ok(address) => Some((key, address)),
+        Err(fault) => {
+            faults.push(fault);
+            None
+        }
+    }
+}
+
+/// Register a device for a customer that brings its devices along. New ones better enrol themselves: `POST …/enrolment-codes`. The same key
+/// again gives the device that it made.
 #[utoipa::path(post, path = "/v1/stores/{store}/users/{user}/devices", tag = "devices",
     params(("store" = String, Path), ("user" = String, Path)), request_body = Registration,
     responses((status = 201, body = DeviceView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -177,40 +218,15 @@ pub(crate) async fn register(
     let user: UserId = id(&user)?;
     let sent = body.value;
     let policy = app.store.appkey_policy(&store, &sent.relying_party).await?;
-    let mut faults = Vec::new();
-    let platform = sent.platform.as_str();
-    if !policy.platforms.iter().any(|one| one == platform) {
-        let detail = format!("the appkey policy takes {}", policy.platforms.join(", "));
-        faults.push(Fault::new("/platform", "not_allowed", detail));
-    }
-    let key = DeviceKey {
-        kty: sent.public_key.kty,
-        crv: sent.public_key.crv,
-        x: sent.public_key.x,
-        y: sent.public_key.y,
-    };
-    if !key.is_sound() {
-        faults.push(Fault::new(
-            "/public_key",
-            "wrong_form",
-            "a point on P-256 is needed",
-        ));
-    }
-    let address = match sent.push_address.map(|one| one.check("/push_address")) {
-        None => None,
-        Some(Ok(address)) => Some(address),
-        Some(Err(fault)) => {
-            faults.push(fault);
-            None
-        }
-    };
-    if !faults.is_empty() {
+    let mut faults = platform_faults(&policy, sent.platform);
+    let parts = key_and_address(sent.public_key, sent.push_address, &mut faults);
+    let Some((key, address)) = parts.filter(|_| faults.is_empty()) else {
         return Err(Problem::faults(faults));
-    }
+    };
     let new = NewDevice {
         rp: sent.relying_party,
         name: sent.name,
-        platform: platform.to_owned(),
+        platform: sent.platform.as_str().to_owned(),
         key,
         address,
     };
@@ -220,10 +236,7 @@ pub(crate) async fn register(
         .await?;
     match added {
         Ok(device) => Ok((StatusCode::CREATED, Json(device.into()))),
-        Err(DeviceRefused::NoUser) => Err(Code::NotFound.into()),
-        Err(DeviceRefused::Blocked) => Err(Problem::new(Code::WrongState).with("state", "blocked")),
-        Err(DeviceRefused::TooMany) => Err(Problem::new(Code::TooManyDevices)
-            .detail(format!("at most {}; revoke one first", policy.max_devices))),
+        Err(why) => Err(refused(why, policy.max_devices)),
     }
 }
 
@@ -292,7 +305,7 @@ pub(crate) async fn change(
     let name = body.value.name.as_deref();
     let changed = app
         .store
-        .change_device(&store, &found.id, found.state, to, name, app.clock.now())
+        .change_device(&found, to, name, app.clock.now())
         .await?;
     // Changed by somebody else between the look and the write.
     changed

@@ -1,5 +1,5 @@
 //! Look after a user's devices.
-
+use super::enrol::Enrol;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
@@ -13,6 +13,8 @@ pub(crate) enum Action {
         /// Your own identifier of the user, or `usr_…`.
         user: String,
     },
+    /// Let a new device in: print a QR code, and wait until a phone has used it.
+    Enrol(Enrol),
     /// Make a device the one that is asked first.
     Prefer {
         /// The user.
@@ -55,7 +57,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-async fn path_of(client: &Client, user: &str) -> Result<String, Failure> {
+pub(super) async fn path_of(client: &Client, user: &str) -> Result<String, Failure> {
     let users = format!("/v1/stores/{}/users", client.store());
     if user.starts_with("usr_") {
         return Ok(format!("{users}/{user}"));
@@ -96,6 +98,7 @@ fn row(device: &Value, preferred: Option<&str>) -> String {
 impl Action {
     pub(super) async fn run(&self, client: &Client, output: &Output) -> Result<Exit, Failure> {
         let (user, device, change) = match self {
+            Self::Enrol(enrol) => return enrol.run(client, output).await,
             Self::List { user } => return list(client, user, output).await,
             Self::Prefer { user, device } => {
                 let path = path_of(client, user).await?;

@@ -2,6 +2,7 @@
 
 mod device;
 mod doctor;
+mod enrol;
 mod send;
 mod serve;
 

@@ -122,7 +122,12 @@ impl Board {
             Ok(Ok(())) => Link::Online,
             Ok(Err(Error::NotEnrolled | Error::Refused { .. })) => Link::Unknown,
             Ok(Err(
-                Error::Base(_) | Error::Unreachable(_) | Error::Unreadable(_) | Error::SavedKey,
+                Error::Base(_)
+                | Error::Unreachable(_)
+                | Error::Unreadable(_)
+                | Error::Link
+                | Error::ServerKey
+                | Error::SavedKey,
             ))
             | Err(_) => Link::Offline,
         };

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// How far a device's clock may be from ours for its requests. Never used to judge whether a push has expired.
 pub const REQUEST_TOLERANCE_S: i64 = 60;
 /// No signed text of ours is longer.
-const MAX_LENGTH: usize = 4096;
+pub(super) const MAX_LENGTH: usize = 4096;
 
 /// The public half of a device's key, P-256, as a JWK (RFC 7517).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,7 +97,10 @@ fn header_of(jws: &str, typ: &str) -> Option<DeviceId> {
     right.then_some(header.kid)??.parse().ok()
 }
 
-fn claims_of<T: serde::de::DeserializeOwned + Clone>(jws: &str, key: &DeviceKey) -> Option<T> {
+pub(super) fn claims_of<T: serde::de::DeserializeOwned + Clone>(
+    jws: &str,
+    key: &DeviceKey,
+) -> Option<T> {
     let key = DecodingKey::from_ec_components(&key.x, &key.y).ok()?;
     let mut rules = Validation::new(Algorithm::ES256);
     rules.required_spec_claims.clear();
@@ -143,7 +146,7 @@ impl<'a> Signed<'a> {
 }
 
 #[derive(Deserialize, Clone)]
-struct RawRequest(serde_json::Value);
+pub(super) struct RawRequest(pub(super) serde_json::Value);
 
 /// Exactly what is shown, hashed: base64url of the SHA-256 over its RFC 8785 form.
 pub fn content_hash(shown: &Content) -> String {

@@ -1,6 +1,7 @@
 //! Keys, codes and signatures. Everything is done by aws-lc-rs and jsonwebtoken; here is only what is signed and how it is bound.
 
 mod device;
+mod enrolment;
 mod secrets;
 mod signing;
 
@@ -8,7 +9,8 @@ pub use device::{
     DENIAL_REASONS, DeviceKey, Expected, Proof, ProofFault, REQUEST_TOLERANCE_S, RequestFault,
     Signed, content_hash, match_of,
 };
-pub use secrets::{ApiKey, ServerSecret, Unsealed};
+pub use enrolment::{Binding, BindingFault};
+pub use secrets::{ApiKey, FreshCode, ServerSecret, Unsealed};
 pub use signing::{ServerKey, Signer};
 
 use base64::Engine as _;

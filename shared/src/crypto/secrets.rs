@@ -21,6 +21,7 @@ pub struct ServerSecret {
     api_keys: hmac::Key,
     codes: hmac::Key,
     tokens: hmac::Key,
+    enrolments: hmac::Key,
     seal: LessSafeKey,
     pub(super) signer: super::Signer,
 }
@@ -34,6 +35,14 @@ impl std::fmt::Debug for ServerSecret {
 /// A fresh API key: shown once, kept as a hash.
 pub struct ApiKey {
     /// The text that the caller keeps.
+    pub text: Secret,
+    /// What the database keeps.
+    pub hash: String,
+}
+
+/// A fresh enrolment code: shown once, kept as a hash.
+pub struct FreshCode {
+    /// The text that the new device gets: 160 random bits.
     pub text: Secret,
     /// What the database keeps.
     pub hash: String,
@@ -55,6 +64,7 @@ impl ServerSecret {
             api_keys: key("countersign api keys"),
             codes: key("countersign match codes"),
             tokens: key("countersign process tokens"),
+            enrolments: key("countersign enrolment codes"),
             seal: LessSafeKey::new(
                 UnboundKey::new(&AES_256_GCM, derived("countersign seal").as_ref()).ok()?,
             ),
@@ -80,6 +90,21 @@ impl ServerSecret {
     /// What the database keeps of an API key. The keys are random, so one keyed hash is enough.
     pub fn api_key_hash(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.api_keys, text.as_bytes()))
+    }
+
+    /// A fresh enrolment code.
+    pub fn enrolment_code(&self) -> FreshCode {
+        let text = random_text::<20>();
+        let hash = self.enrolment_code_hash(&text);
+        FreshCode {
+            text: Secret::new(text),
+            hash,
+        }
+    }
+
+    /// What the database keeps of an enrolment code.
+    pub fn enrolment_code_hash(&self, text: &str) -> String {
+        URL_SAFE_NO_PAD.encode(hmac::sign(&self.enrolments, text.as_bytes()))
     }
 
     /// The six digits shown on the initiating channel.

@@ -6,4 +6,6 @@ pub mod state;
 
 pub use policy::{ApnsCredential, FcmCredential, Provider};
 pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
-pub use state::{AddressState, DeliveryState, DeviceState, PushState, UserStatus};
+pub use state::{
+    AddressState, CodeState, DeliveryState, DeviceState, NoticeWord, PushState, UserStatus,
+};

@@ -204,6 +204,36 @@ words! {
 }
 
 words! {
+    /// What an enrolment code is good for.
+    CodeState {
+        /// It lets one device in.
+        Open = "open",
+        /// It has let one in.
+        Used = "used",
+        /// Its time is over.
+        Expired = "expired",
+        /// Taken back, or its maker is no longer trusted.
+        Revoked = "revoked",
+    }
+}
+
+words! {
+    /// What a user's other devices are told.
+    NoticeWord {
+        /// A device was added.
+        Added = "added",
+        /// It was set aside.
+        Blocked = "blocked",
+        /// It came back.
+        Unblocked = "unblocked",
+        /// It is gone for good.
+        Revoked = "revoked",
+        /// Its wake-ups go somewhere else.
+        AddressChanged = "address_changed",
+    }
+}
+
+words! {
     /// Whether a user may be asked.
     UserStatus {
         /// Yes.

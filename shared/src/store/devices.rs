@@ -1,15 +1,14 @@
 //! Devices: a key, and apart from it a push address.
 
 use super::db::{Arg, Error, Row, Statement, Tx};
-use super::{Store, json, maybe_parsed, parsed, to_json};
+use super::enrolment::lock_user;
+use super::{Store, json, maybe_parsed, notices, parsed, to_json};
 use crate::clock::Millis;
 use crate::crypto::DeviceKey;
-use crate::domain::{AddressState, DeviceState, Provider};
+use crate::domain::{AddressState, DeviceState, NoticeWord, Provider};
 use crate::id::{DeviceId, StoreId, UserId};
 use crate::secret::Secret;
 
-static LOCK_USER: Statement =
-    Statement::new("UPDATE users SET status = status WHERE store_id = $1 AND id = $2 RETURNING id");
 static SAME_KEY: Statement = Statement::new(
     "SELECT * FROM devices WHERE user_id = $1 AND rp = $2 AND public_key = $3 AND state <> 'revoked'",
 );
@@ -29,15 +28,11 @@ static RENAME: Statement =
     Statement::new("UPDATE devices SET name = $2, updated_at = $3 WHERE id = $1 RETURNING *");
 // Both devices of a swap, in one order.
 static LOCK: Statement = Statement::new(
-    "SELECT id FROM devices WHERE id = $1 OR (address = $2 AND store_id = (SELECT o.store_id FROM devices o WHERE o.id = $1))
+    "SELECT id, address, address_provider, address_state FROM devices WHERE id = $1 OR (address = $2 AND store_id = (SELECT o.store_id FROM devices o WHERE o.id = $1))
      ORDER BY id {lock}",
 );
 static OF_USER: Statement =
     Statement::new("SELECT * FROM devices WHERE store_id = $1 AND user_id = $2 ORDER BY id");
-static CHANGE: Statement = Statement::new(
-    "UPDATE devices SET state = COALESCE($4, state), name = COALESCE($5, name), updated_at = $6
-     WHERE store_id = $1 AND id = $2 AND state = $3 RETURNING *",
-);
 // One token belongs to one device: a phone that changed hands must not ring for its former owner.
 static FREE_ADDRESS: Statement = Statement::new(
     "UPDATE devices SET address_state = 'invalid', updated_at = $3
@@ -45,7 +40,7 @@ static FREE_ADDRESS: Statement = Statement::new(
 );
 static SET_ADDRESS: Statement = Statement::new(
     "UPDATE devices SET address_state = 'valid', address_provider = $2, address = $3, address_registered_at = $4, updated_at = $4
-     WHERE id = $1 AND state IN ('active', 'blocked') RETURNING id, store_id",
+     WHERE id = $1 AND state = 'active' RETURNING *",
 );
 
 /// Where a device's wake-ups go.
@@ -111,7 +106,7 @@ pub enum Refused {
     Blocked,
 }
 
-fn device_of(row: &Row) -> Result<Device, Error> {
+pub(super) fn device_of(row: &Row) -> Result<Device, Error> {
     Ok(Device {
         id: parsed(row, "id")?,
         store: parsed(row, "store_id")?,
@@ -128,9 +123,115 @@ fn device_of(row: &Row) -> Result<Device, Error> {
     })
 }
 
+/// One device, in the caller's transaction.
+pub(super) async fn by_id(tx: &mut Tx, id: &DeviceId) -> Result<Option<Device>, Error> {
+    let rows = tx.fetch(&ONE, &[Arg::Text(id.as_str())]).await?;
+    rows.first().map(device_of).transpose()
+}
+
+/// Adds a device for a user whose row the caller holds, and tells the others. The same key again is the same device.
+pub(super) async fn place(
+    tx: &mut Tx,
+    store: &StoreId,
+    user: &UserId,
+    new: &NewDevice,
+    max_devices: i64,
+    now: Millis,
+) -> Result<Result<Device, Refused>, Error> {
+    let key = to_json(&new.key);
+    let same = [
+        Arg::Text(user.as_str()),
+        Arg::Text(&new.rp),
+        Arg::Text(&key),
+    ];
+    if let Some(row) = tx.fetch(&SAME_KEY, &same).await?.first() {
+        let known = device_of(row)?;
+        if known.state != DeviceState::Active {
+            return Ok(Err(Refused::Blocked));
+        }
+        if let Some(address) = &new.address {
+            set_address(tx, &known.id, address, now).await?;
+        }
+        let args = [
+            Arg::Text(known.id.as_str()),
+            Arg::Text(&new.name),
+            Arg::Int(now),
+        ];
+        let rows = tx.fetch(&RENAME, &args).await?;
+        let renamed = rows.first().map(device_of).transpose()?;
+        return Ok(Ok(renamed.unwrap_or(known)));
+    }
+    let count = tx
+        .fetch(&COUNT, &[Arg::Text(user.as_str()), Arg::Text(&new.rp)])
+        .await?;
+    if count.first().map_or(Ok(0), |row| row.int("n"))? >= max_devices {
+        return Ok(Err(Refused::TooMany));
+    }
+    let device = insert(tx, store, user, new, now).await?;
+    notices::tell_others(tx, &device, NoticeWord::Added, now).await?;
+    Ok(Ok(device))
+}
+
+async fn insert(
+    tx: &mut Tx,
+    store: &StoreId,
+    user: &UserId,
+    new: &NewDevice,
+    now: Millis,
+) -> Result<Device, Error> {
+    let id = DeviceId::fresh(now);
+    let state = if new.address.is_some() {
+        AddressState::Valid
+    } else {
+        AddressState::None
+    };
+    let token = new.address.as_ref().map(|a| a.token.expose());
+    let provider = new.address.as_ref().map(|a| a.provider.as_str());
+    if let (Some(token), Some(provider)) = (token, provider) {
+        let args = [
+            Arg::Text(token),
+            Arg::Text(provider),
+            Arg::Int(now),
+            Arg::Text(store.as_str()),
+            Arg::Text(id.as_str()),
+        ];
+        tx.fetch(&FREE_ADDRESS, &args).await?;
+    }
+    let key = to_json(&new.key);
+    let args = [
+        Arg::Text(id.as_str()),
+        Arg::Text(store.as_str()),
+        Arg::Text(user.as_str()),
+        Arg::Text(&new.rp),
+        Arg::Text(&new.name),
+        Arg::Text(&new.platform),
+        Arg::Text(&key),
+        Arg::Text(state.as_str()),
+        Arg::MaybeText(provider),
+        Arg::MaybeText(token),
+        Arg::MaybeInt(token.map(|_| now)),
+        Arg::Int(now),
+    ];
+    tx.fetch(&ADD, &args).await?;
+    Ok(Device {
+        id,
+        store: store.clone(),
+        user: user.clone(),
+        rp: new.rp.clone(),
+        name: new.name.clone(),
+        platform: new.platform.clone(),
+        key: new.key.clone(),
+        state: DeviceState::Active,
+        address_state: state,
+        address_provider: new.address.as_ref().map(|a| a.provider),
+        address_registered_at: token.map(|_| now),
+        created_at: now,
+    })
+}
+
 impl Store {
-    /// Registers a device. The same key again is the same device, so a caller who heard nothing may repeat. Two registrations at once cannot
-    /// exceed `max_devices`: the user's row is locked.
+    /// Registers a device on the word of an API key. The same key again is the same device, so a caller who heard nothing may repeat. Two
+    /// registrations at once cannot exceed `max_devices`: the user's row is locked.
     pub async fn add_device(
         &self,
         store: &StoreId,
@@ -140,89 +241,14 @@ impl Store {
         now: Millis,
     ) -> Result<Result<Device, Refused>, Error> {
         let mut tx = self.db.begin().await?;
-        let of = [Arg::Text(store.as_str()), Arg::Text(user.as_str())];
-        if tx.fetch(&LOCK_USER, &of).await?.is_empty() {
+        if lock_user(&mut tx, store, user).await?.is_none() {
             return Ok(Err(Refused::NoUser));
         }
-        let key = to_json(&new.key);
-        let same = [
-            Arg::Text(user.as_str()),
-            Arg::Text(&new.rp),
-            Arg::Text(&key),
-        ];
-        if let Some(row) = tx.fetch(&SAME_KEY, &same).await?.first() {
-            let known = device_of(row)?;
-            if known.state != DeviceState::Active {
-                return Ok(Err(Refused::Blocked));
-            }
-            if let Some(address) = &new.address {
-                set_address(&mut tx, &known.id, address, now).await?;
-            }
-            let args = [
-                Arg::Text(known.id.as_str()),
-                Arg::Text(&new.name),
-                Arg::Int(now),
-            ];
-            let rows = tx.fetch(&RENAME, &args).await?;
-            let renamed = rows.first().map(device_of).transpose()?;
+        let placed = place(&mut tx, store, user, new, max_devices, now).await?;
+        if placed.is_ok() {
             tx.commit().await?;
-            return Ok(Ok(renamed.unwrap_or(known)));
         }
-        let count = tx
-            .fetch(&COUNT, &[Arg::Text(user.as_str()), Arg::Text(&new.rp)])
-            .await?;
-        let count = count.first().map_or(Ok(0), |row| row.int("n"))?;
-        if count >= max_devices {
-            return Ok(Err(Refused::TooMany));
-        }
-        let id = DeviceId::fresh(now);
-        let state = if new.address.is_some() {
-            AddressState::Valid
-        } else {
-            AddressState::None
-        };
-        let token = new.address.as_ref().map(|a| a.token.expose());
-        let provider = new.address.as_ref().map(|a| a.provider.as_str());
-        if let (Some(token), Some(provider)) = (token, provider) {
-            let args = [
-                Arg::Text(token),
-                Arg::Text(provider),
-                Arg::Int(now),
-                Arg::Text(store.as_str()),
-                Arg::Text(id.as_str()),
-            ];
-            tx.fetch(&FREE_ADDRESS, &args).await?;
-        }
-        let args = [
-            Arg::Text(id.as_str()),
-            Arg::Text(store.as_str()),
-            Arg::Text(user.as_str()),
-            Arg::Text(&new.rp),
-            Arg::Text(&new.name),
-            Arg::Text(&new.platform),
-            Arg::Text(&key),
-            Arg::Text(state.as_str()),
-            Arg::MaybeText(provider),
-            Arg::MaybeText(token),
-            Arg::MaybeInt(token.map(|_| now)),
-            Arg::Int(now),
-        ];
-        tx.fetch(&ADD, &args).await?;
-        tx.commit().await?;
-        Ok(Ok(Device {
-            id,
-            store: store.clone(),
-            user: user.clone(),
-            rp: new.rp.clone(),
-            name: new.name.clone(),
-            platform: new.platform.clone(),
-            key: new.key.clone(),
-            state: DeviceState::Active,
-            address_state: state,
-            address_provider: new.address.as_ref().map(|a| a.provider),
-            address_registered_at: token.map(|_| now),
-            created_at: now,
-        }))
+        Ok(placed)
     }
 
     /// One device, of whatever store.
@@ -244,29 +270,7 @@ impl Store {
         rows.iter().map(device_of).collect()
     }
 
-    /// Changes a device that is in state `from`; `None` when it is not, or not there. The caller has checked the transition.
-    pub async fn change_device(
-        &self,
-        store: &StoreId,
-        id: &DeviceId,
-        from: DeviceState,
-        to: Option<DeviceState>,
-        name: Option<&str>,
-        now: Millis,
-    ) -> Result<Option<Device>, Error> {
-        let args = [
-            Arg::Text(store.as_str()),
-            Arg::Text(id.as_str()),
-            Arg::Text(from.as_str()),
-            Arg::MaybeText(to.map(DeviceState::as_str)),
-            Arg::MaybeText(name),
-            Arg::Int(now),
-        ];
-        let rows = self.db.write(&CHANGE, &args).await?;
-        rows.first().map(device_of).transpose()
-    }
-
-    /// Gives a device a new push address. `false`: it is revoked or not there.
+    /// Gives an active device a new push address, and tells the others. `false`: it is not active, or not there.
     pub async fn set_address(
         &self,
         device: &DeviceId,
@@ -287,26 +291,38 @@ async fn set_address(
     now: Millis,
 ) -> Result<bool, Error> {
     let token = address.token.expose();
-    tx.fetch(&LOCK, &[Arg::Text(device.as_str()), Arg::Text(token)])
+    let provider = address.provider.as_str();
+    let locked = tx
+        .fetch(&LOCK, &[Arg::Text(device.as_str()), Arg::Text(token)])
         .await?;
+    let mut known = false;
+    for row in &locked {
+        known |= row.text("id")? == device.as_str()
+            && row.maybe_text("address")?.as_deref() == Some(token)
+            && row.maybe_text("address_provider")?.as_deref() == Some(provider)
+            && row.text("address_state")? == "valid";
+    }
     let args = [
         Arg::Text(device.as_str()),
-        Arg::Text(address.provider.as_str()),
+        Arg::Text(provider),
         Arg::Text(token),
         Arg::Int(now),
     ];
     let rows = tx.fetch(&SET_ADDRESS, &args).await?;
-    let Some(row) = rows.first() else {
+    let Some(changed) = rows.first().map(device_of).transpose()? else {
         return Ok(false);
     };
-    let store = row.text("store_id")?;
     let args = [
         Arg::Text(token),
-        Arg::Text(address.provider.as_str()),
+        Arg::Text(provider),
         Arg::Int(now),
-        Arg::Text(&store),
+        Arg::Text(changed.store.as_str()),
         Arg::Text(device.as_str()),
     ];
     tx.fetch(&FREE_ADDRESS, &args).await?;
+    // An app registers the address it has at every start; only a new one is news.
+    if !known {
+        notices::tell_others(tx, &changed, NoticeWord::AddressChanged, now).await?;
+    }
     Ok(true)
 }

@@ -15,6 +15,8 @@ pub const BATCH: i64 = 500;
 const LATE: Millis = 10_000;
 /// How long an event is remembered in the inbox: longer than any redelivery.
 const REMEMBERED: Millis = 24 * 3_600_000;
+/// How long an enrolment code can be looked up, and a notice waits for its device.
+const KEPT: Millis = 30 * 24 * 3_600_000;
 
 static EXPIRE: Statement = Statement::new(
     "UPDATE pushes SET ended_at = $1, escalate_at = NULL,
@@ -47,6 +49,12 @@ static LOST: Statement = Statement::new(
 );
 static FORGET: Statement = Statement::new(
     "DELETE FROM inbox WHERE event_id IN (SELECT event_id FROM inbox WHERE seen_at < $1 LIMIT $2)",
+);
+static FORGET_NOTICES: Statement = Statement::new(
+    "DELETE FROM notices WHERE id IN (SELECT id FROM notices WHERE created_at < $1 LIMIT $2)",
+);
+static FORGET_CODES: Statement = Statement::new(
+    "DELETE FROM enrolment_codes WHERE id IN (SELECT id FROM enrolment_codes WHERE expires_at < $1 LIMIT $2)",
 );
 static NEXT: Statement = Statement::new(
     "SELECT MIN(at) AS at FROM (SELECT MIN(expires_at) AS at FROM pushes WHERE ended_at IS NULL
@@ -109,6 +117,9 @@ impl Store {
         let lost: Vec<_> = lost.iter().map(job_row).collect::<Result<_, _>>()?;
         let old = [Arg::Int(now - REMEMBERED), Arg::Int(BATCH)];
         tx.fetch(&FORGET, &old).await?;
+        let old = [Arg::Int(now - KEPT), Arg::Int(BATCH)];
+        tx.fetch(&FORGET_NOTICES, &old).await?;
+        tx.fetch(&FORGET_CODES, &old).await?;
         let count = retries.len() + lost.len();
         let mut messages = retry_jobs(retries.into_iter(), now);
         messages.extend(intake::jobs(

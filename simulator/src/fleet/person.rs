@@ -92,9 +92,14 @@ async fn persist<T, F: Future<Output = Result<T, Error>>>(
             Err(Error::Refused { status, .. }) => {
                 status.is_server_error() || status.as_u16() == 429
             }
-            Err(Error::NotEnrolled | Error::Base(_) | Error::Unreadable(_) | Error::SavedKey) => {
-                false
-            }
+            Err(
+                Error::NotEnrolled
+                | Error::Base(_)
+                | Error::Unreadable(_)
+                | Error::Link
+                | Error::ServerKey
+                | Error::SavedKey,
+            ) => false,
         };
         if !again {
             return result;

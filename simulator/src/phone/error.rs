@@ -6,7 +6,9 @@ use http::StatusCode;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The phone does not know who it is yet.
-    #[error("the phone is not enrolled; register its public key, then call `enrolled`")]
+    #[error(
+        "the phone is not enrolled; call `enrol` with a link, or register its public key and call `enrolled`"
+    )]
     NotEnrolled,
     /// The address of the API is no `http://host:port`.
     #[error("`{0}` is not the base URL of an API; give one like http://127.0.0.1:7070")]
@@ -25,6 +27,12 @@ pub enum Error {
     /// The API answered with something else than the protocol says.
     #[error("the API's answer cannot be read")]
     Unreadable(#[source] serde_json::Error),
+    /// A text is no link for enrolling.
+    #[error("this is no link of the form countersign://enrol?url=…&store=…&code=…&kid=…")]
+    Link,
+    /// The server is not the one that the link named.
+    #[error("the server's key is not the one that the link names; nothing was enrolled here")]
+    ServerKey,
     /// A saved key is none.
     #[error("the saved key is not a P-256 key in PKCS#8")]
     SavedKey,

@@ -35,7 +35,7 @@ impl Http {
         &self,
         method: Method,
         (base, path): (&str, &str),
-        authorization: &str,
+        authorization: Option<&str>,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), Error> {
         let bad_base = || Error::Base(base.to_owned());
@@ -43,13 +43,12 @@ impl Http {
         if uri.scheme_str() != Some("http") {
             return Err(bad_base());
         }
-        let mut authorization =
-            HeaderValue::from_str(authorization).map_err(|_| Error::NotEnrolled)?;
-        authorization.set_sensitive(true);
-        let mut request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(header::AUTHORIZATION, authorization);
+        let mut request = Request::builder().method(method).uri(uri);
+        if let Some(authorization) = authorization {
+            let mut value = HeaderValue::from_str(authorization).map_err(|_| Error::NotEnrolled)?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }

@@ -3,14 +3,18 @@
 //! It does what an honest app does. A test that needs a dishonest one changes the claims between [`Phone::proof_claims`] and
 //! [`Phone::sign_proof`], or sends the same proof twice.
 
+mod enrol;
 mod error;
 mod http;
 mod key;
+mod notices;
 mod prompt;
 mod proof;
 
 pub use self::http::Http;
+pub use enrol::Link;
 pub use error::Error;
+pub use notices::Notice;
 pub use prompt::{Answered, Decision, Prompt};
 
 use crate::fleet::Index;
@@ -293,7 +297,7 @@ impl Phone {
         let authorization = self.authorization(method.as_str(), path, &body)?;
         let identity = self.identity().ok_or(Error::NotEnrolled)?;
         let at = (identity.api_base.as_str(), path);
-        self.http.call(method, at, &authorization, body).await
+        self.http.call(method, at, Some(&authorization), body).await
     }
 }
 

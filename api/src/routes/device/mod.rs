@@ -2,4 +2,6 @@
 
 pub(crate) mod address;
 pub(crate) mod answer;
+pub(crate) mod notices;
 pub(crate) mod prompts;
+pub(crate) mod siblings;
