@@ -1,7 +1,7 @@
 //! The application: its state, its routes, and how it is served.
 
 use crate::auth::KeyCache;
-use crate::device_auth::Replays;
+use crate::device_auth::{Noted, Replays};
 use crate::problem::{Code, Problem};
 use crate::routes;
 use axum::Router;
@@ -69,6 +69,7 @@ pub struct Inner {
     pub(crate) stop: CancellationToken,
     pub(crate) keys: KeyCache,
     pub(crate) replays: Replays,
+    pub(crate) noted: Noted,
     /// Idempotency keys whose first request is under way here.
     pub(crate) running: Mutex<HashSet<String>>,
 }
@@ -96,6 +97,7 @@ impl App {
             stop: options.stop,
             keys: KeyCache::default(),
             replays: Replays::default(),
+            noted: Noted::default(),
             running: Mutex::default(),
         }))
     }

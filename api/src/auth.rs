@@ -6,7 +6,7 @@ use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
 use shared::id::StoreId;
-use shared::store::KeyOwner;
+use shared::store::{KeyOwner, Store};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ pub const SCOPES: &[&str] = &[
     "pushes:write",
     "pushes:read",
     "processes",
+    "audit:read",
 ];
 
 /// What is remembered of a key.
@@ -68,6 +69,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// The store in the hands of this caller: the audit log names the key.
+    pub(crate) fn store(&self, app: &App) -> Store {
+        app.store.by(&self.owner.id)
+    }
+
     /// Has its key this scope?
     pub(crate) fn has(&self, scope: &str) -> bool {
         self.owner

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header;
 use shared::clock::Millis;
 use shared::crypto::{REQUEST_TOLERANCE_S, Signed};
+use shared::domain::DeviceState;
 use shared::id::DeviceId;
 use shared::store::Device;
 use std::collections::HashMap;
@@ -55,6 +56,60 @@ pub(crate) struct DeviceCall {
     pub(crate) body: Bytes,
 }
 
+/// Nobody fills the audit log by asking: one refusal of a device is noted in this time.
+const NOTED_EVERY: Millis = 60_000;
+/// How many devices that is remembered of.
+const NOTED: usize = 10_000;
+
+/// When the last refusal of each device was noted.
+#[derive(Default)]
+pub(crate) struct Noted(Mutex<HashMap<DeviceId, Millis>>);
+
+impl Noted {
+    fn due(&self, device: &DeviceId, now: Millis) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= NOTED {
+            known.retain(|_, at| *at + NOTED_EVERY > now);
+        }
+        let quiet = known.get(device).is_none_or(|at| *at + NOTED_EVERY <= now);
+        if quiet && known.len() < NOTED {
+            known.insert(device.clone(), now);
+            return true;
+        }
+        false
+    }
+}
+
+async fn note(app: &App, device: &Device, fault: &str, now: Millis) -> Result<(), Problem> {
+    if app.noted.due(&device.id, now) {
+        app.store.refused_device(device, fault, now).await?;
+    }
+    Ok(())
+}
+
+/// A device that is not trusted: where the request bears the signature of its key, the operator learns of it.
+async fn untrusted(
+    app: &App,
+    signed: &Signed<'_>,
+    (method, path, body): (&str, &str, &[u8]),
+    now: Millis,
+) -> Result<(), Problem> {
+    let Some(device) = app.store.device(&signed.device).await? else {
+        return Ok(());
+    };
+    if signed.check(&device.key, method, path, body, now).is_err() {
+        return Ok(());
+    }
+    // An active device that is not trusted: its user is locked or disabled.
+    let fault = match device.state {
+        DeviceState::Active => "user_inactive",
+        DeviceState::PendingBinding | DeviceState::Blocked | DeviceState::Revoked => {
+            device.state.as_str()
+        }
+    };
+    note(app, &device, fault, now).await
+}
+
 impl FromRequest<App> for DeviceCall {
     type Rejection = Problem;
 
@@ -70,12 +125,12 @@ impl FromRequest<App> for DeviceCall {
         let path = request.uri().path().to_owned();
         let body = bytes_of(request).await?;
         let signed = Signed::read(&authorization).map_err(|_| refused())?;
-        let device = app
-            .store
-            .trusted_device(&signed.device)
-            .await?
-            .ok_or_else(refused)?;
         let now = app.clock.now();
+        let Some(device) = app.store.trusted_device(&signed.device).await? else {
+            let call = (method.as_str(), path.as_str(), body.as_ref());
+            untrusted(app, &signed, call, now).await?;
+            return Err(refused());
+        };
         let checked = signed.check(&device.key, &method, &path, &body, now);
         let jti = checked.map_err(|fault| {
             tracing::warn!(device = %device.id, %fault, "a device's request was refused");
@@ -83,6 +138,7 @@ impl FromRequest<App> for DeviceCall {
         })?;
         if !app.replays.first(&device.id, jti, now) {
             tracing::warn!(device = %device.id, "a device's request came twice");
+            note(app, &device, "replay", now).await?;
             return Err(refused());
         }
         Ok(Self { device, body })

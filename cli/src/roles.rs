@@ -25,6 +25,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use workers::Credentials;
+use workers::chainer;
 use workers::fanout::{FanOut, Limits};
 use workers::forwarder::Forwarder;
 use workers::push::{Options as PushOptions, Providers};
@@ -315,6 +316,11 @@ impl Running {
         let until = self.stop.clone();
         self.roles.spawn(async move {
             sweeper.run(until).await;
+            Ok(())
+        });
+        let (store, until) = (self.store.clone(), self.stop.clone());
+        self.roles.spawn(async move {
+            chainer::run(store, until).await;
             Ok(())
         });
         Ok(())

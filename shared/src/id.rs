@@ -24,6 +24,19 @@ fn well_formed(prefix: &str, text: &str) -> bool {
         .is_some_and(|rest| rest.len() == 26 && rest.bytes().all(|b| ALPHABET.contains(&b)))
 }
 
+/// The text that counts on from `text`, its last digit the lowest.
+fn successor(text: &str) -> Option<String> {
+    let mut bytes = text.as_bytes().to_vec();
+    for byte in bytes.iter_mut().rev() {
+        let digit = ALPHABET.iter().position(|one| one == byte)?;
+        *byte = ALPHABET[(digit + 1) % ALPHABET.len()];
+        if digit + 1 < ALPHABET.len() {
+            return String::from_utf8(bytes).ok();
+        }
+    }
+    None
+}
+
 /// A text that is not an identifier of the kind asked for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not an identifier of the form {0}_ followed by 26 characters")]
@@ -47,6 +60,12 @@ macro_rules! ids {
             /// The identifier that follows from `parts`: the same parts always give the same one.
             pub fn derived(parts: &[&str]) -> Self {
                 Self(encode($prefix, Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.join("\u{1f}").as_bytes())))
+            }
+
+            /// The identifier that follows `other` in text order; `None` behind the last one.
+            pub fn behind(other: &str) -> Option<Self> {
+                let text = successor(other)?;
+                Self::try_from(text).ok()
             }
 
             /// The identifier as text.
@@ -106,6 +125,8 @@ ids! {
     EnrolmentId = "enr";
     /// A notice to a device.
     NoticeId = "ntc";
+    /// An entry of an audit log.
+    AuditId = "aud";
 }
 
 #[cfg(test)]
@@ -127,6 +148,16 @@ mod tests {
             DeliveryId::derived(&["ab", "c"]),
             DeliveryId::derived(&["a", "bc"])
         );
+    }
+
+    #[test]
+    fn what_follows_an_identifier_sorts_behind_it() {
+        let id = PushId::try_from("psh_0000000000000000000000000z".to_owned()).unwrap();
+        let next = PushId::behind(id.as_str()).unwrap();
+        assert_eq!(next.as_str(), "psh_00000000000000000000000010");
+        assert!(next > id);
+        assert_eq!(PushId::behind(&format!("psh_{}", "z".repeat(26))), None);
+        assert_eq!(PushId::behind(""), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Arrows point one way: `domain` and `id` import nothing of ours; `message` knows identifiers; `store` and `broker` know both.
 
+pub mod audit;
 pub mod broker;
 pub mod clock;
 pub mod crash;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
 
 use serde_json::{Value, json};
+use shared::audit::Act;
 use shared::broker::rabbit::topology::{Names, Topology};
 use shared::domain::{AddressState, DeliveryState, DeviceState, Kind, PushState, UserStatus};
 use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
@@ -200,6 +201,24 @@ fn the_written_tables_are_those_of_the_migrations() {
         let columns = section(&text, &format!("### Columns of {name}"));
         let written: BTreeSet<_> = rows(columns).flat_map(|row| words(row[0])).collect();
         assert_eq!(written, lite[name], "{name}");
+    }
+}
+
+#[test]
+fn the_written_acts_of_the_audit_log_are_those_of_the_code() {
+    let text = read("docs/audit.md");
+    let acts = section(&text, "## Acts");
+    let (acts, faults) = acts.split_once("| fault |").unwrap();
+    let written: Vec<_> = rows(acts).flat_map(|row| words(row[0])).collect();
+    let known: BTreeSet<_> = Act::ALL.iter().map(ToString::to_string).collect();
+    assert_eq!(written.len(), known.len(), "none twice");
+    assert_eq!(written.into_iter().collect::<BTreeSet<_>>(), known);
+    let mut code = String::new();
+    for part in ["shared/src", "api/src"] {
+        sources(&root().join(part), "rs", &mut code);
+    }
+    for fault in rows(faults).flat_map(|row| words(row[0])) {
+        assert!(code.contains(&format!("\"{fault}\"")), "{fault}");
     }
 }
 

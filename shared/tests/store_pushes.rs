@@ -842,21 +842,30 @@ async fn wrong_codes_are_counted_by_user_over_all_pushes_and_the_fifth_ends_them
         let second = bed.taken(Kind::Confirm, Target::All).await;
         let plain = bed.taken(Kind::Generic, Target::All).await;
         for push in [&first, &second, &first, &second] {
-            bed.store.wrong_code(push, NOW).await.unwrap();
+            bed.store
+                .wrong_code(push, &bed.devices[0], NOW)
+                .await
+                .unwrap();
         }
         assert!(bed.events().is_empty(), "{}", bed.name);
         let right = bed.answer(&second, Kind::Confirm, 0, true, "p", NOW).await;
         assert!(matches!(right, Answered::Counted { .. }));
         bed.events();
         for _ in 0..4 {
-            bed.store.wrong_code(&first, NOW).await.unwrap();
+            bed.store
+                .wrong_code(&first, &bed.devices[0], NOW)
+                .await
+                .unwrap();
         }
         let third = bed.taken(Kind::Confirm, Target::All).await;
         assert!(
             bed.events().is_empty(),
             "a right one starts the count again, a new push does not"
         );
-        bed.store.wrong_code(&third, NOW).await.unwrap();
+        bed.store
+            .wrong_code(&third, &bed.devices[0], NOW)
+            .await
+            .unwrap();
         assert_eq!(bed.events(), ["failed", "failed"], "{}", bed.name);
         let late = bed
             .answer(&first, Kind::Confirm, 0, true, "p", NOW + 1)

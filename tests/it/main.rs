@@ -5,6 +5,7 @@
 
 mod answers;
 mod api;
+mod audit;
 mod delivery;
 mod dev;
 mod devices;

@@ -146,6 +146,49 @@ async fn api_killed_before_its_commit_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn chainer_killed_in_the_middle_leaves_no_gap_and_nothing_twice() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-chain").await;
+        until(10, "all is chained", || async {
+            let (_, log, _) = world.run(&["audit", "export"]);
+            log.contains("push_policy_set").then_some(())
+        })
+        .await;
+        let role = world.process_of("worker");
+        world.process("worker").kill();
+        world.start_role(role, Some("C1")).await;
+        // It is noted whether or not the answer still comes.
+        let (path, bob) = (
+            format!("/v1/stores/{}/users", world.store),
+            json!({"external_id": "bob"}),
+        );
+        let asked = world
+            .client
+            .call("POST", &path, Some(&bob), &[], Duration::ZERO);
+        asked.await.ok();
+        let crashed = world.process("worker").ended().await;
+        assert!(
+            !crashed.success(),
+            "{footing:?}: it crashed where it should"
+        );
+        world.start_role(role, None).await;
+        let log = until(20, "the log is chained", || async {
+            let (_, log, _) = world.run(&["audit", "export"]);
+            (log.matches("user_added").count() >= 2).then_some(log)
+        })
+        .await;
+        assert_eq!(log.matches("user_added").count(), 2, "{log}");
+        let file = world.folder.join("audit.ndjson");
+        std::fs::write(&file, &log).unwrap();
+        let verify = ["audit", "verify", file.to_str().unwrap()];
+        let (status, _, said) = world.run(&verify);
+        assert!(status.success(), "{said}");
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn worker_killed_after_the_providers_answer_before_its_record() {
     let _alone = ONE_AT_A_TIME.lock().await;
     for footing in footings() {

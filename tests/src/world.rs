@@ -96,6 +96,7 @@ pub struct World {
     address: String,
     environment: Vec<(String, String)>,
     schema: Option<String>,
+    key: Secret,
 }
 
 impl World {
@@ -179,6 +180,7 @@ impl World {
             address: String::new(),
             environment,
             schema,
+            key: context.key.clone(),
         };
         for role in world.roles() {
             let at = crash.iter().find(|(of, _)| *of == role);
@@ -262,6 +264,17 @@ impl World {
         }
         self.processes.retain(|(of, _)| of != role);
         self.processes.push((role.to_owned(), process));
+    }
+
+    /// Runs a command of the program against this deployment. Gives the status, standard output and standard error.
+    pub fn run(&self, arguments: &[&str]) -> (std::process::ExitStatus, String, String) {
+        let environment = [
+            ("COUNTERSIGN_URL", self.address.clone()),
+            ("COUNTERSIGN_KEY", self.key.expose().to_owned()),
+            ("COUNTERSIGN_STORE", self.store.to_string()),
+        ];
+        let environment = environment.map(|(name, value)| (name.to_owned(), value));
+        Process::run(arguments, &environment)
     }
 
     /// The process of a role.

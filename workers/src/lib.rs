@@ -2,6 +2,7 @@
 //! wait-on-push activity.
 
 mod batch;
+pub mod chainer;
 mod credentials;
 pub mod fanout;
 pub mod forwarder;

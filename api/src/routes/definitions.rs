@@ -46,8 +46,8 @@ pub(crate) async fn create(
         tag: view.tag.clone(),
         start_url: view.start_url.clone(),
     };
-    if app
-        .store
+    if caller
+        .store(&app)
         .add_definition(&store, &definition, app.clock.now())
         .await?
     {

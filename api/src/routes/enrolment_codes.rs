@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use shared::clock::{Millis, rfc3339};
 use shared::domain::CodeState;
 use shared::id::{DeviceId, EnrolmentId, StoreId, UserId};
-use shared::store::{CodeRefused, EnrolmentCode, MAX_OPEN_CODES, NewCode};
+use shared::store::{CodeRefused, EnrolmentCode, MAX_OPEN_CODES, NewCode, Store};
 use utoipa::ToSchema;
 
 /// How long a code counts.
@@ -83,9 +83,10 @@ pub(crate) struct Maker<'a> {
     pub(crate) device: Option<&'a DeviceId>,
 }
 
-/// Makes a code. Nothing on the way may keep the answer.
+/// Makes a code; `port` knows for whom. Nothing on the way may keep the answer.
 pub(crate) async fn make(
     app: &App,
+    port: &Store,
     maker: &Maker<'_>,
     life: Millis,
 ) -> Result<(StatusCode, HeaderMap, Json<CodeView>), Problem> {
@@ -99,7 +100,7 @@ pub(crate) async fn make(
         made_by: maker.device,
         expires_at: now + life,
     };
-    let code = match app.store.add_enrolment_code(&new, now).await? {
+    let code = match port.add_enrolment_code(&new, now).await? {
         Ok(code) => code,
         Err(CodeRefused::NoUser) => return Err(Code::NotFound.into()),
         Err(CodeRefused::UserInactive(status)) => {
@@ -150,7 +151,7 @@ pub(crate) async fn create(
         rp: &body.value.relying_party,
         device: None,
     };
-    make(&app, &maker, life).await
+    make(&app, &caller.store(&app), &maker, life).await
 }
 
 async fn find(
@@ -211,7 +212,8 @@ pub(crate) async fn revoke(
     let store = caller.may(&app, &store, "directory").await?;
     let found = find(&app, &store, &user, &code).await?;
     let now = app.clock.now();
-    if app.store.revoke_enrolment_code(&found, now).await? {
+    let port = caller.store(&app);
+    if port.revoke_enrolment_code(&found, now).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     // It may have been used since the first look.

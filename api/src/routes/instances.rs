@@ -51,8 +51,8 @@ pub(crate) async fn complete(
 ) -> Result<Json<PushView>, Problem> {
     let store = caller.may(&app, &store, "processes").await?;
     let end: InstanceEnd = body.value.status.into();
-    let ended = app
-        .store
+    let ended = caller
+        .store(&app)
         .end_instance(&store, &id(&instance)?, end, app.clock.now())
         .await?;
     let Some((counted, push)) = ended else {

@@ -19,7 +19,7 @@ pub(crate) struct NewKey {
     /// What people call it.
     #[schema(min_length = 1, max_length = 100)]
     name: String,
-    /// What it may do: `keys`, `directory`, `policies`, `pushes:write`, `pushes:read`, `processes`, or `*`.
+    /// What it may do: `keys`, `directory`, `policies`, `pushes:write`, `pushes:read`, `processes`, `audit:read`, or `*`.
     #[schema(min_items = 1, max_items = 10)]
     scopes: Vec<String>,
 }
@@ -76,8 +76,8 @@ pub(crate) async fn create(
         return Err(Problem::new(Code::Forbidden).detail(detail));
     }
     let key = app.secret.api_key();
-    let id = app
-        .store
+    let id = caller
+        .store(&app)
         .add_key(
             Some(&store),
             &key.hash,
@@ -128,8 +128,8 @@ pub(crate) async fn revoke(
     Path((store, key)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let store = caller.may(&app, &store, "keys").await?;
-    if app
-        .store
+    if caller
+        .store(&app)
         .revoke_key(&store, &id(&key)?, app.clock.now())
         .await?
     {

@@ -1,5 +1,6 @@
 //! One file per resource or endpoint.
 
+mod audit;
 mod definitions;
 mod device;
 pub(crate) mod docs;
@@ -83,6 +84,8 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::show::show))
         .routes(routes!(pushes::cancel::cancel))
         .routes(routes!(pushes::events::events))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::head))
         .routes(routes!(process::open))
         .routes(routes!(instances::complete))
         .routes(routes!(device::prompts::list))

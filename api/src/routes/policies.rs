@@ -234,8 +234,8 @@ pub(crate) async fn put_push(
         }),
         fcm: fcm.map(|c| seal(Provider::Fcm, serde_json::to_string(&c).unwrap_or_default())),
     };
-    let policy = app
-        .store
+    let policy = caller
+        .store(&app)
         .put_push_policy(&store, &rp, sealed, app.clock.now())
         .await?;
     Ok(Json(policy.into()))
@@ -266,7 +266,12 @@ pub(crate) async fn drop_push(
     Path((store, rp)): Path<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let store = caller.may(&app, &store, "policies").await?;
-    if app.store.drop_push_policy(&store, &rp).await? {
+    let now = app.clock.now();
+    if caller
+        .store(&app)
+        .drop_push_policy(&store, &rp, now)
+        .await?
+    {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Code::NotFound.into())
@@ -341,7 +346,8 @@ pub(crate) async fn put_appkey(
         max_devices: body.value.max_devices,
         user_verification: word(&body.value.user_verification),
     };
-    app.store
+    caller
+        .store(&app)
         .put_appkey_policy(&store, &rp, &policy, app.clock.now())
         .await?;
     Ok(Json(body.value))

@@ -49,8 +49,8 @@ pub(crate) async fn create(
     body: Valid<NewStore>,
 ) -> Result<(StatusCode, Json<StoreView>), Problem> {
     caller.may_everywhere("stores")?;
-    let row = app
-        .store
+    let row = caller
+        .store(&app)
         .add_store(&body.value.name, app.clock.now())
         .await?;
     Ok((StatusCode::CREATED, Json(row.into())))

@@ -230,8 +230,8 @@ pub(crate) async fn register(
         key,
         address,
     };
-    let added = app
-        .store
+    let added = caller
+        .store(&app)
         .add_device(&store, &user, &new, policy.max_devices, app.clock.now())
         .await?;
     match added {
@@ -303,8 +303,8 @@ pub(crate) async fn change(
         return Err(wrong(found.state));
     }
     let name = body.value.name.as_deref();
-    let changed = app
-        .store
+    let changed = caller
+        .store(&app)
         .change_device(&found, to, name, app.clock.now())
         .await?;
     // Changed by somebody else between the look and the write.

@@ -90,7 +90,11 @@ pub(crate) async fn create(
     let store = caller.may(&app, &store, "directory").await?;
     let now = app.clock.now();
     let external_id = body.value.external_id;
-    let Some(id) = app.store.add_user(&store, &external_id, now).await? else {
+    let added = caller
+        .store(&app)
+        .add_user(&store, &external_id, now)
+        .await?;
+    let Some(id) = added else {
         return Err(Problem::new(Code::Exists).detail("another user has this external_id"));
     };
     let view = UserView {
@@ -158,8 +162,8 @@ pub(crate) async fn change(
     let user: UserId = id(&user)?;
     let change = body.value;
     let preferred = change.preferred_device.as_deref();
-    let changed = app
-        .store
+    let changed = caller
+        .store(&app)
         .change_user(
             &store,
             &user,

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod audit;
 mod device;
 mod doctor;
 mod enrol;
@@ -86,6 +87,11 @@ enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Take out a store's audit log, or check one.
+    Audit {
+        #[command(subcommand)]
+        action: audit::Action,
+    },
     /// Look after a user's devices.
     Device {
         #[command(subcommand)]
@@ -170,6 +176,7 @@ pub async fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure>
             patience,
             server,
         } => send::wait(&server.client()?, &push, &patience, output).await,
+        Command::Audit { action } => action.run(output).await,
         Command::Device { action, server } => action.run(&server.client()?, output).await,
     }
 }

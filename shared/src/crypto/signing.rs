@@ -35,6 +35,38 @@ impl ServerKey {
         }
     }
 
+    /// Reads a JWK; what else it may say of the key is of no weight.
+    pub fn from_jwk(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Jwk {
+            kty: String,
+            crv: String,
+            x: String,
+        }
+        let jwk: Jwk = serde_json::from_str(text).ok()?;
+        let public = URL_SAFE_NO_PAD.decode(jwk.x).ok()?;
+        let right = jwk.kty == "OKP" && jwk.crv == "Ed25519" && public.len() == 32;
+        right.then(|| Self::of(&public))
+    }
+
+    /// The key that a signed text brings along in its header (RFC 7515, 4.1.3). It says who claims to have signed, and no more: the reader
+    /// compares the fingerprint with one that is known from elsewhere.
+    pub fn of_signed(jws: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Header {
+            kid: String,
+            jwk: Jwk,
+        }
+        #[derive(Deserialize)]
+        struct Jwk {
+            x: String,
+        }
+        let header = URL_SAFE_NO_PAD.decode(jws.split('.').next()?).ok()?;
+        let header: Header = serde_json::from_slice(&header).ok()?;
+        let key = Self::of(&URL_SAFE_NO_PAD.decode(header.jwk.x).ok()?);
+        (key.kid == header.kid).then_some(key)
+    }
+
     /// The claims of a text that this key has signed for `typ`; `None` for anything else.
     pub fn verified<T: DeserializeOwned + Clone>(&self, jws: &str, typ: &str) -> Option<T> {
         let header = decode_header(jws).ok()?;
@@ -78,7 +110,23 @@ impl Signer {
 
     /// A compact JWS (RFC 7515) over `claims`; `typ` keeps one use of the key from passing as another.
     pub fn sign(&self, typ: &str, claims: &impl Serialize) -> String {
-        let header = serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": self.public.kid});
+        self.sign_under(
+            &serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": self.public.kid}),
+            claims,
+        )
+    }
+
+    /// The same, with the public key in the header, for those who have nothing but the text.
+    pub fn sign_with_key(&self, typ: &str, claims: &impl Serialize) -> String {
+        let ServerKey { kty, crv, x, kid } = &self.public;
+        let jwk = serde_json::json!({"kty": kty, "crv": crv, "x": x});
+        self.sign_under(
+            &serde_json::json!({"alg": "EdDSA", "typ": typ, "kid": kid, "jwk": jwk}),
+            claims,
+        )
+    }
+
+    fn sign_under(&self, header: &serde_json::Value, claims: &impl Serialize) -> String {
         // Texts, words and numbers: this cannot fail to serialise.
         let claims = serde_json::to_vec(claims).unwrap_or_default();
         let signed = format!(
@@ -106,6 +154,17 @@ mod tests {
 
     fn secret(text: &str) -> ServerSecret {
         ServerSecret::new(&Secret::new(text.repeat(5))).unwrap()
+    }
+
+    #[test]
+    fn a_text_that_brings_its_key_is_checked_with_nothing_else() {
+        let secret = secret("0123456789");
+        let jws = secret.signer().sign_with_key("a+jwt", &json!({"n": 1}));
+        let key = super::ServerKey::of_signed(&jws).unwrap();
+        assert_eq!(key, *secret.signer().public());
+        assert_eq!(key.verified::<Value>(&jws, "a+jwt"), Some(json!({"n": 1})));
+        let bare = secret.signer().sign("a+jwt", &json!({"n": 1}));
+        assert_eq!(super::ServerKey::of_signed(&bare), None);
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! What devices do: fetch a prompt, and answer it. The first valid answer wins, by compare-and-set.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Statement, Tx};
 use super::ending::{announce, device_done, rows_of};
 use super::pushes::{delivery_of, push_of};
 use super::{Device, PushRow, Store, maybe_parsed, parsed};
-use crate::clock::Millis;
+use crate::audit::Act;
+use crate::clock::{Millis, rfc3339};
 use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
-use crate::id::{DeliveryId, DeviceId, PushId};
+use crate::id::{DeliveryId, DeviceId, PushId, StoreId, UserId};
+use serde_json::json;
 
 /// Wrong codes in a row that one user may type, over all pushes: a new code does not start the count again (NIST SP 800-63B-4, 3.1.3).
 const WRONG_CODES: i64 = 5;
 /// How long nobody can type a code for this user after that.
 const CODES_BLOCKED: Millis = 15 * 60_000;
+/// How many refused answers to one push the audit log tells one by one.
+const REFUSALS: i64 = 20;
 /// How many prompts a device is shown at once.
 const PROMPTS: i64 = 50;
 
@@ -64,7 +69,10 @@ static OPEN_OF_USER: Statement = Statement::new(
     "SELECT id FROM pushes WHERE user_id = (SELECT o.user_id FROM pushes o WHERE o.id = $1) AND COALESCE(ended_at, 0) = 0 ORDER BY id {lock}",
 );
 static WRONG_CODE: Statement = Statement::new(
-    "UPDATE pushes SET wrong_codes = wrong_codes + 1 WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 RETURNING user_id",
+    "UPDATE pushes SET wrong_codes = wrong_codes + 1 WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 RETURNING user_id, store_id",
+);
+static REFUSED: Statement = Statement::new(
+    "UPDATE pushes SET refused_proofs = refused_proofs + 1 WHERE id = $1 AND store_id = $2 RETURNING refused_proofs",
 );
 static COUNT_CODE: Statement = Statement::new(
     "UPDATE users SET code_failures = code_failures + 1,
@@ -217,18 +225,24 @@ impl Store {
         Ok(())
     }
 
-    /// Counts a wrong code against the user. The last one allowed ends every open push that wants one, and blocks codes for a while.
-    pub async fn wrong_code(&self, push: &PushId, now: Millis) -> Result<(), Error> {
+    /// Counts a wrong code against the user. The last one allowed ends every open push that wants one, and blocks codes for a while. `false`: the
+    /// push has ended, so that nothing was tried.
+    pub async fn wrong_code(
+        &self,
+        push: &PushId,
+        device: &DeviceId,
+        now: Millis,
+    ) -> Result<bool, Error> {
         let mut tx = self.db.begin().await?;
         let args = [Arg::Text(push.as_str()), Arg::Int(now)];
         tx.fetch(&OPEN_OF_USER, &args[..1]).await?;
         let rows = tx.fetch(&WRONG_CODE, &args).await?;
         let Some(row) = rows.first() else {
-            return Ok(());
+            return Ok(false);
         };
-        let user = row.text("user_id")?;
+        let (user, store): (UserId, StoreId) = (parsed(row, "user_id")?, parsed(row, "store_id")?);
         let args = [
-            Arg::Text(&user),
+            Arg::Text(user.as_str()),
             Arg::Int(WRONG_CODES),
             Arg::Int(now + CODES_BLOCKED),
         ];
@@ -236,13 +250,49 @@ impl Store {
         let failures = counted
             .first()
             .map_or(Ok(0), |row| row.int("code_failures"))?;
+        let wrong = Note::new(&store, Act::WrongCode).push(push).user(&user);
+        let wrong = wrong.device(device).facts(json!({"in_a_row": failures}));
+        note(&mut tx, &[wrong], now).await?;
         let mut messages = Vec::new();
         if failures >= WRONG_CODES {
-            let args = [Arg::Text(&user), Arg::Int(now)];
+            let until = json!({"until": rfc3339(now + CODES_BLOCKED)});
+            let blocked = Note::new(&store, Act::CodesBlocked).user(&user);
+            note(&mut tx, &[blocked.facts(until)], now).await?;
+            let args = [Arg::Text(user.as_str()), Arg::Int(now)];
             let ended = rows_of(&tx.fetch(&CODES_SPENT, &args).await?);
             messages = announce(&mut tx, &ended, &[], now).await?;
         }
-        self.commit(tx, messages, now).await
+        self.commit(tx, messages, now).await?;
+        Ok(true)
+    }
+
+    /// Notes what was refused about a push of `store`: what is precise here is one and the same answer for the caller. The first ones of a push are written
+    /// one by one, then they are only counted, so that garbage cannot fill the log.
+    pub async fn refused(
+        &self,
+        act: Act,
+        store: &StoreId,
+        push: &PushId,
+        device: Option<&DeviceId>,
+        fault: &str,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        let args = [Arg::Text(push.as_str()), Arg::Text(store.as_str())];
+        let rows = tx.fetch(&REFUSED, &args).await?;
+        let Some(row) = rows.first() else {
+            return Ok(());
+        };
+        let act = match row.int("refused_proofs")? - REFUSALS {
+            ..=0 => Some((act, json!({"fault": fault}))),
+            1 => Some((Act::ProofsMuted, json!({"after": REFUSALS}))),
+            2.. => None,
+        };
+        if let Some((act, facts)) = act {
+            let refused = Note::new(store, act).push(push).device(device);
+            note(&mut tx, &[refused.facts(facts)], now).await?;
+        }
+        tx.commit().await
     }
 
     /// Lets a verified answer count, once.
@@ -305,6 +355,11 @@ impl Store {
                 }
             }
         };
+        if let Some(push) = push.first().filter(|_| answer.reason == "fraud_reported") {
+            let fraud = Note::new(&push.store, Act::FraudReported).push(&push.id);
+            let fraud = fraud.user(&push.user).device(answer.device);
+            note(&mut tx, &[fraud], now).await?;
+        }
         self.commit(tx, messages, now).await?;
         crate::crash::point("D2");
         let (state, reason) = push

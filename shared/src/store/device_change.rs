@@ -1,11 +1,13 @@
 //! Changes of a device, and its end. What a device that is no longer trusted has under way ends with it, in the same transaction.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Statement, Tx};
 use super::devices::device_of;
 use super::ending::{device_done, rows_of};
 use super::enrolment::{lock_user, revoke_of_maker};
 use super::pushes::delivery_of;
 use super::{Device, PushRow, Store, notices, to_json};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::{DeviceState, NoticeWord};
 use crate::event::{DeviceEnd, Events};
@@ -84,6 +86,12 @@ impl Store {
         let Some(changed) = rows.first().map(device_of).transpose()? else {
             return Ok(None);
         };
+        let facts = serde_json::json!({"state": to, "renamed": name.map(|_| true)});
+        let change = Note::new(&changed.store, Act::DeviceChanged)
+            .user(&changed.user)
+            .device(&changed.id);
+        let change = change.by(self.by.as_deref()).facts(facts);
+        note(&mut tx, &[change], now).await?;
         let what = match to.filter(|to| *to != device.state) {
             None | Some(DeviceState::PendingBinding) => None,
             Some(DeviceState::Active) => Some(NoticeWord::Unblocked),

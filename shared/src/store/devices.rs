@@ -1,12 +1,14 @@
 //! Devices: a key, and apart from it a push address.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
 use super::enrolment::lock_user;
 use super::{Store, json, maybe_parsed, notices, parsed, to_json};
+use crate::audit::Act;
 use crate::clock::Millis;
-use crate::crypto::DeviceKey;
+use crate::crypto::{DeviceKey, sha256_text};
 use crate::domain::{AddressState, DeviceState, NoticeWord, Provider};
-use crate::id::{DeviceId, StoreId, UserId};
+use crate::id::{DeviceId, EnrolmentId, StoreId, UserId};
 use crate::secret::Secret;
 
 static SAME_KEY: Statement = Statement::new(
@@ -129,6 +131,15 @@ pub(super) async fn by_id(tx: &mut Tx, id: &DeviceId) -> Result<Option<Device>, 
     rows.first().map(device_of).transpose()
 }
 
+/// On whose word a device is added.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Why<'a> {
+    /// Whose key.
+    pub(super) by: Option<&'a str>,
+    /// With which code.
+    pub(super) enrolment: Option<&'a EnrolmentId>,
+}
+
 /// Adds a device for a user whose row the caller holds, and tells the others. The same key again is the same device.
 pub(super) async fn place(
     tx: &mut Tx,
@@ -136,6 +147,7 @@ pub(super) async fn place(
     user: &UserId,
     new: &NewDevice,
     max_devices: i64,
+    why: Why<'_>,
     now: Millis,
 ) -> Result<Result<Device, Refused>, Error> {
     let key = to_json(&new.key);
@@ -168,6 +180,11 @@ pub(super) async fn place(
         return Ok(Err(Refused::TooMany));
     }
     let device = insert(tx, store, user, new, now).await?;
+    let facts = serde_json::json!({"relying_party": new.rp, "platform": new.platform, "key": sha256_text(key.as_bytes()),
+        "enrolment": why.enrolment});
+    let added = Note::new(store, Act::DeviceRegistered).user(user);
+    let added = added.device(&device.id).by(why.by).facts(facts);
+    note(tx, &[added], now).await?;
     notices::tell_others(tx, &device, NoticeWord::Added, now).await?;
     Ok(Ok(device))
 }
@@ -244,7 +261,11 @@ impl Store {
         if lock_user(&mut tx, store, user).await?.is_none() {
             return Ok(Err(Refused::NoUser));
         }
-        let placed = place(&mut tx, store, user, new, max_devices, now).await?;
+        let why = Why {
+            by: self.by.as_deref(),
+            enrolment: None,
+        };
+        let placed = place(&mut tx, store, user, new, max_devices, why, now).await?;
         if placed.is_ok() {
             tx.commit().await?;
         }
@@ -261,6 +282,22 @@ impl Store {
     pub async fn trusted_device(&self, id: &DeviceId) -> Result<Option<Device>, Error> {
         let rows = self.db.fetch(&TRUSTED, &[Arg::Text(id.as_str())]).await?;
         rows.first().map(device_of).transpose()
+    }
+
+    /// Notes that a device was refused which has signed its request.
+    pub async fn refused_device(
+        &self,
+        device: &Device,
+        fault: &str,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let mut tx = self.db.begin().await?;
+        let refused = Note::new(&device.store, Act::DeviceRefused)
+            .user(&device.user)
+            .device(&device.id);
+        let facts = serde_json::json!({"fault": fault});
+        note(&mut tx, &[refused.facts(facts)], now).await?;
+        tx.commit().await
     }
 
     /// A user's devices, oldest first.
@@ -322,6 +359,9 @@ async fn set_address(
     tx.fetch(&FREE_ADDRESS, &args).await?;
     // An app registers the address it has at every start; only a new one is news.
     if !known {
+        let facts = serde_json::json!({"provider": address.provider});
+        let new = Note::new(&changed.store, Act::AddressChanged).user(&changed.user);
+        note(tx, &[new.device(device).facts(facts)], now).await?;
         notices::tell_others(tx, &changed, NoticeWord::AddressChanged, now).await?;
     }
     Ok(true)

@@ -1,13 +1,16 @@
 //! What happens, in one transaction, when pushes end: their deliveries end and their completion events are promised.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
 use super::pushes::{delivery_of, push_of};
 use super::{PushRow, Store, to_json};
+use crate::audit::Act;
 use crate::clock::{Millis, rfc3339};
-use crate::domain::{DeliveryState, PushState};
+use crate::domain::{DeliveryState, Kind, PushState};
 use crate::event::{DeviceDone, DeviceEnd, Events, PushEnded};
 use crate::id::{PushId, StoreId, UserId};
 use crate::message::Message;
+use serde_json::json;
 use std::collections::HashMap;
 
 static ALREADY_DONE: Statement = Statement::new(
@@ -30,7 +33,7 @@ static FAIL: Statement = Statement::new(
      WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 
-/// Ends the deliveries of pushes that this transaction has ended, and gives the messages that say so.
+/// Ends the deliveries of pushes that this transaction has ended, notes the verdicts, and gives the messages that say so.
 /// `fresh`: deliveries whose end belongs to this transaction although they have it already (the answer that decided).
 pub(super) async fn announce(
     tx: &mut Tx,
@@ -38,6 +41,19 @@ pub(super) async fn announce(
     fresh: &[&str],
     now: Millis,
 ) -> Result<Vec<Message>, Error> {
+    announce_by(tx, ended, fresh, None, now).await
+}
+
+/// The same, where the holder of an API key ended them.
+pub(super) async fn announce_by(
+    tx: &mut Tx,
+    ended: &[PushRow],
+    fresh: &[&str],
+    by: Option<&str>,
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let verdicts: Vec<_> = ended.iter().filter_map(|push| verdict(push, by)).collect();
+    note(tx, &verdicts, now).await?;
     let mut events = Events::default();
     let mut ends: HashMap<&PushId, Vec<DeviceEnd>> = HashMap::new();
     for how in [DeliveryState::Withdrawn, DeliveryState::Expired] {
@@ -92,6 +108,30 @@ pub(super) async fn announce(
         events.push_ended(&data, now);
     }
     Ok(events.into_messages(now))
+}
+
+/// What the audit log keeps of an end. A generic push decides nothing, and a batch of a million of them is not written one by one.
+fn verdict<'a>(push: &'a PushRow, by: Option<&'a str>) -> Option<Note<'a>> {
+    let act = match (push.kind, push.state) {
+        (Kind::Generic, _)
+        | (
+            _,
+            PushState::Accepted | PushState::Pending | PushState::Opened | PushState::Completed,
+        ) => {
+            return None;
+        }
+        (Kind::Confirm | Kind::Process, PushState::Approved) => Act::PushApproved,
+        (Kind::Confirm | Kind::Process, PushState::Denied) => Act::PushDenied,
+        (Kind::Confirm | Kind::Process, PushState::Expired) => Act::PushExpired,
+        (Kind::Confirm | Kind::Process, PushState::Cancelled) => Act::PushCancelled,
+        (Kind::Confirm | Kind::Process, PushState::Failed) => Act::PushFailed,
+    };
+    let facts = json!({"reason": push.reason, "kind": push.kind, "relying_party": push.rp, "content_hash": push.content_hash,
+        "proof_hash": push.proof_hash, "instance": push.instance, "correlation_id": push.correlation_id,
+        "created_at": rfc3339(push.created_at), "expires_at": rfc3339(push.expires_at),
+        "ended_at": push.ended_at.map(rfc3339), "refused_proofs": Some(push.refused_proofs).filter(|n| *n > 0)});
+    let note = Note::new(&push.store, act).push(&push.id).user(&push.user);
+    Some(note.device(push.answered_by.as_ref()).by(by).facts(facts))
 }
 
 pub(super) fn device_done(push: &PushRow, end: &DeviceEnd) -> DeviceDone {
@@ -152,11 +192,12 @@ pub(super) async fn fail(
 pub(super) async fn cancel_of_user(
     tx: &mut Tx,
     user: &UserId,
+    by: Option<&str>,
     now: Millis,
 ) -> Result<Vec<Message>, Error> {
     let args = [Arg::Text(user.as_str()), Arg::Int(now)];
     let ended = rows_of(&tx.fetch(&CANCEL_OF_USER, &args).await?);
-    announce(tx, &ended, &[], now).await
+    announce_by(tx, &ended, &[], by, now).await
 }
 
 impl Store {
@@ -176,7 +217,7 @@ impl Store {
             Arg::Int(now),
         ];
         let ended = rows_of(&tx.fetch(&CANCEL, &args).await?);
-        let messages = announce(&mut tx, &ended, &[], now).await?;
+        let messages = announce_by(&mut tx, &ended, &[], self.by.as_deref(), now).await?;
         self.commit(tx, messages, now).await?;
         Ok(ended.into_iter().next())
     }

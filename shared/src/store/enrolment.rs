@@ -3,9 +3,11 @@
 //! Only a keyed hash is kept. A code is used by compare-and-set in the transaction that adds the device, so of many who hold it one gets in.
 //! Whoever makes a code, revokes one, uses one or takes its maker away holds the user's row: none of them can pass another one by.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
-use super::devices::{NewDevice, Refused, by_id, place};
+use super::devices::{NewDevice, Refused, Why, by_id, place};
 use super::{Device, Store, maybe_parsed, parsed};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::{CodeState, DeviceState, UserStatus};
 use crate::id::{DeviceId, EnrolmentId, StoreId, UserId};
@@ -195,6 +197,10 @@ impl Store {
             Arg::Int(new.expires_at),
         ];
         tx.fetch(&ADD, &args).await?;
+        let made = Note::new(new.store, Act::EnrolmentCodeMade).user(new.user);
+        let by = new.made_by.map(DeviceId::as_str).or(self.by.as_deref());
+        let facts = serde_json::json!({"enrolment": id, "relying_party": new.rp});
+        note(&mut tx, &[made.by(by).facts(facts)], now).await?;
         tx.commit().await?;
         Ok(Ok(EnrolmentCode {
             id,
@@ -257,6 +263,12 @@ impl Store {
         lock_user(&mut tx, &code.store, &code.user).await?;
         let args = [Arg::Text(code.id.as_str()), Arg::Int(now)];
         let revoked = !tx.fetch(&REVOKE, &args).await?.is_empty();
+        if revoked {
+            let note_of = Note::new(&code.store, Act::EnrolmentCodeRevoked).user(&code.user);
+            let facts = serde_json::json!({"enrolment": code.id});
+            let by = self.by.as_deref();
+            note(&mut tx, &[note_of.by(by).facts(facts)], now).await?;
+        }
         tx.commit().await?;
         Ok(revoked)
     }
@@ -291,7 +303,11 @@ impl Store {
             let same = device.filter(|one| one.key == new.key && one.state == DeviceState::Active);
             return Ok(same.ok_or(EnrolRefused::Spent));
         }
-        let placed = place(&mut tx, &code.store, &code.user, new, max_devices, now).await?;
+        let why = Why {
+            enrolment: Some(&code.id),
+            ..Why::default()
+        };
+        let placed = place(&mut tx, &code.store, &code.user, new, max_devices, why, now).await?;
         let device = match placed {
             Ok(device) => device,
             // Rolled back: the code may be used again.

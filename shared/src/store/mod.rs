@@ -2,6 +2,7 @@
 //! transaction of the state that it reports.
 
 mod answer;
+mod audit;
 mod claim;
 pub mod db;
 mod device_change;
@@ -22,6 +23,7 @@ mod tenants;
 mod users;
 
 pub use answer::{Answer, Answered, Prompt};
+pub use audit::HeadRow;
 pub use claim::{Claim, Claimed, Wanted};
 pub use db::{Db, Error};
 pub use devices::{Address, Device, NewDevice, Refused as DeviceRefused};
@@ -45,12 +47,26 @@ use db::Tx;
 pub struct Store {
     db: Db,
     handover: Handover,
+    /// For whom: it goes into the audit log with what is done.
+    by: Option<String>,
 }
 
 impl Store {
     /// The store in `db`. What it promises is handed to the relay behind `handover`.
     pub fn new(db: Db, handover: Handover) -> Self {
-        Self { db, handover }
+        Self {
+            db,
+            handover,
+            by: None,
+        }
+    }
+
+    /// The same store, for somebody whose identifier the audit log is to tell: that of an API key, or of a device.
+    pub fn by(&self, who: &impl ToString) -> Self {
+        Self {
+            by: Some(who.to_string()),
+            ..self.clone()
+        }
     }
 
     /// The database below.

@@ -1,9 +1,12 @@
 //! Per relying party: push policies (how its devices are reached), appkey policies (which devices may register), process definitions.
 
-use super::db::{Arg, Error, Row, Statement};
+use super::audit::{Note, note};
+use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{Store, json, parsed, to_json};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::id::StoreId;
+use serde_json::Value;
 
 static PUT_PUSH: Statement = Statement::new(
     "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts) VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
@@ -151,7 +154,11 @@ impl Store {
             Arg::Int(now),
             Arg::MaybeInt(sealed.max_prompts),
         ];
-        let rows = self.db.write(&PUT_PUSH, &args).await?;
+        let mut tx = self.db.begin().await?;
+        let rows = tx.fetch(&PUT_PUSH, &args).await?;
+        let facts = serde_json::json!({"relying_party": rp, "apns": sealed.apns.is_some(), "fcm": sealed.fcm.is_some(),
+            "max_prompts": sealed.max_prompts});
+        self.set(tx, store, Act::PushPolicySet, facts, now).await?;
         let row = rows.first().ok_or(Error::Row("push_policies"))?;
         Ok(PushPolicy {
             store: store.clone(),
@@ -180,9 +187,35 @@ impl Store {
     }
 
     /// Removes a push policy. Pushes under way keep going by the devices' own fetching.
-    pub async fn drop_push_policy(&self, store: &StoreId, rp: &str) -> Result<bool, Error> {
+    pub async fn drop_push_policy(
+        &self,
+        store: &StoreId,
+        rp: &str,
+        now: Millis,
+    ) -> Result<bool, Error> {
         let args = [Arg::Text(store.as_str()), Arg::Text(rp)];
-        Ok(!self.db.write(&DROP_PUSH, &args).await?.is_empty())
+        let mut tx = self.db.begin().await?;
+        if tx.fetch(&DROP_PUSH, &args).await?.is_empty() {
+            return Ok(false);
+        }
+        let facts = serde_json::json!({"relying_party": rp});
+        self.set(tx, store, Act::PushPolicyDropped, facts, now)
+            .await?;
+        Ok(true)
+    }
+
+    /// Notes what was set, and commits.
+    async fn set(
+        &self,
+        mut tx: Tx,
+        store: &StoreId,
+        act: Act,
+        facts: Value,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let set = Note::new(store, act).by(self.by.as_deref()).facts(facts);
+        note(&mut tx, &[set], now).await?;
+        tx.commit().await
     }
 
     /// Sets a relying party's appkey policy.
@@ -201,8 +234,11 @@ impl Store {
             Arg::Text(&policy.user_verification),
             Arg::Int(now),
         ];
-        self.db.write(&PUT_APPKEY, &args).await?;
-        Ok(())
+        let mut tx = self.db.begin().await?;
+        tx.fetch(&PUT_APPKEY, &args).await?;
+        let facts = serde_json::json!({"relying_party": rp, "platforms": policy.platforms, "max_devices": policy.max_devices,
+            "user_verification": policy.user_verification});
+        self.set(tx, store, Act::AppkeyPolicySet, facts, now).await
     }
 
     /// The appkey policy in force: the relying party's own, or the default.
@@ -236,7 +272,15 @@ impl Store {
             Arg::Text(&definition.start_url),
             Arg::Int(now),
         ];
-        Ok(!self.db.write(&ADD_DEFINITION, &args).await?.is_empty())
+        let mut tx = self.db.begin().await?;
+        if tx.fetch(&ADD_DEFINITION, &args).await?.is_empty() {
+            return Ok(false);
+        }
+        let facts =
+            serde_json::json!({"definition": definition.name, "version": definition.version});
+        self.set(tx, store, Act::DefinitionAdded, facts, now)
+            .await?;
+        Ok(true)
     }
 
     /// The version asked for, or the newest that fits.

@@ -1,9 +1,11 @@
 //! Process pushes: the link is opened once, a child process instance runs, and its end is the push's.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Statement};
-use super::ending::{announce, rows_of};
+use super::ending::{announce_by, rows_of};
 use super::pushes::push_of;
-use super::{PushRow, Store, json};
+use super::{PushRow, Store, json, parsed};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::PushState;
 use crate::id::{InstanceId, StoreId};
@@ -82,23 +84,37 @@ impl Store {
             Arg::Int(now),
             Arg::Text(instance.as_str()),
         ];
-        let rows = self.db.write(&OPEN, &args).await?;
+        let mut tx = self.db.begin().await?;
+        let rows = tx.fetch(&OPEN, &args).await?;
         if let Some(row) = rows.first() {
+            let push = push_of(row)?;
+            let facts = serde_json::json!({"instance": instance});
+            let opened = Note::new(&push.store, Act::LinkOpened).push(&push.id);
+            note(&mut tx, &[opened.user(&push.user).facts(facts)], now).await?;
+            tx.commit().await?;
             let definition: Value = json(row, "definition")?;
             let start_url = definition["start_url"].as_str().unwrap_or_default();
             return Ok(Opened::Started(Box::new(Started {
                 instance,
-                push: push_of(row)?,
+                push,
                 start_url: start_url.to_owned(),
                 parameters: json(row, "parameters")?,
             })));
         }
+        drop(tx);
         let rows = self.db.fetch(&BY_TOKEN, &[Arg::Text(token_hash)]).await?;
-        Ok(match rows.first() {
-            None => Opened::Unknown,
-            Some(row) if row.maybe_int("opened_at")?.is_some() => Opened::Used,
-            Some(_) => Opened::Ended,
-        })
+        let Some(row) = rows.first() else {
+            return Ok(Opened::Unknown);
+        };
+        let (opened, fault) = if row.maybe_int("opened_at")?.is_some() {
+            (Opened::Used, "used")
+        } else {
+            (Opened::Ended, "ended")
+        };
+        let (push, store) = (parsed(row, "id")?, parsed(row, "store_id")?);
+        self.refused(Act::LinkRefused, &store, &push, None, fault, now)
+            .await?;
+        Ok(opened)
     }
 
     /// Ends a child process instance, and with it the push. The first end counts; the push tells which it was.
@@ -120,7 +136,7 @@ impl Store {
         ];
         let ended = rows_of(&tx.fetch(&END, &args).await?);
         if let Some(push) = ended.first().cloned() {
-            let messages = announce(&mut tx, &ended, &[], now).await?;
+            let messages = announce_by(&mut tx, &ended, &[], self.by.as_deref(), now).await?;
             self.commit(tx, messages, now).await?;
             return Ok(Some((true, push)));
         }

@@ -57,6 +57,8 @@ pub struct PushRow {
     pub answered_by: Option<DeviceId>,
     /// The hash of the proof that decided.
     pub proof_hash: Option<String>,
+    /// How many answers did not count.
+    pub refused_proofs: i64,
     /// When it was taken.
     pub created_at: Millis,
     /// Until when an answer counts.
@@ -122,6 +124,7 @@ pub(super) fn push_of(row: &Row) -> Result<PushRow, Error> {
         instance: maybe_parsed(row, "instance_id")?,
         answered_by: maybe_parsed(row, "answered_by")?,
         proof_hash: row.maybe_text("proof_hash")?,
+        refused_proofs: row.int("refused_proofs")?,
         created_at: row.int("created_at")?,
         expires_at: row.int("expires_at")?,
         ended_at: row.maybe_int("ended_at")?,

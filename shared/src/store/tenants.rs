@@ -1,9 +1,12 @@
 //! Identity stores and their API keys.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement};
 use super::{Store, maybe_parsed, parsed};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::id::{KeyId, StoreId};
+use serde_json::json;
 
 static ADD_STORE: Statement =
     Statement::new("INSERT INTO stores (id, name, created_at) VALUES ($1, $2, $3)");
@@ -82,12 +85,12 @@ impl Store {
     /// Makes a store.
     pub async fn add_store(&self, name: &str, now: Millis) -> Result<StoreRow, Error> {
         let id = StoreId::fresh(now);
-        self.db
-            .write(
-                &ADD_STORE,
-                &[Arg::Text(id.as_str()), Arg::Text(name), Arg::Int(now)],
-            )
-            .await?;
+        let args = [Arg::Text(id.as_str()), Arg::Text(name), Arg::Int(now)];
+        let mut tx = self.db.begin().await?;
+        tx.fetch(&ADD_STORE, &args).await?;
+        let made = Note::new(&id, Act::StoreMade).by(self.by.as_deref());
+        note(&mut tx, &[made], now).await?;
+        tx.commit().await?;
         Ok(StoreRow {
             id,
             name: name.to_owned(),
@@ -128,7 +131,15 @@ impl Store {
             Arg::Int(now),
             Arg::Text(name),
         ];
-        self.db.write(&ADD_KEY, &args).await?;
+        let mut tx = self.db.begin().await?;
+        tx.fetch(&ADD_KEY, &args).await?;
+        // A key of the whole deployment is in no store's log.
+        if let Some(store) = store {
+            let facts = json!({"key": id, "scopes": scopes});
+            let made = Note::new(store, Act::KeyMade).facts(facts);
+            note(&mut tx, &[made.by(self.by.as_deref())], now).await?;
+        }
+        tx.commit().await?;
         Ok(id)
     }
 
@@ -165,6 +176,13 @@ impl Store {
             Arg::Text(store.as_str()),
             Arg::Int(now),
         ];
-        Ok(!self.db.write(&REVOKE, &args).await?.is_empty())
+        let mut tx = self.db.begin().await?;
+        if tx.fetch(&REVOKE, &args).await?.is_empty() {
+            return Ok(false);
+        }
+        let revoked = Note::new(store, Act::KeyRevoked).facts(json!({"key": key}));
+        note(&mut tx, &[revoked.by(self.by.as_deref())], now).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 }

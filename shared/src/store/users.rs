@@ -1,10 +1,13 @@
 //! Users of a store.
 
+use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement};
 use super::{Store, ending, maybe_parsed, parsed};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::UserStatus;
 use crate::id::{DeviceId, StoreId, UserId};
+use serde_json::json;
 
 static ADD: Statement = Statement::new(
     "INSERT INTO users (id, store_id, external_id, status, created_at) VALUES ($1, $2, $3, 'active', $4)
@@ -76,8 +79,14 @@ impl Store {
             Arg::Text(external_id),
             Arg::Int(now),
         ];
-        let added = self.db.write(&ADD, &args).await?;
-        Ok((!added.is_empty()).then_some(id))
+        let mut tx = self.db.begin().await?;
+        if tx.fetch(&ADD, &args).await?.is_empty() {
+            return Ok(None);
+        }
+        let added = Note::new(store, Act::UserAdded).user(&id);
+        note(&mut tx, &[added.by(self.by.as_deref())], now).await?;
+        tx.commit().await?;
+        Ok(Some(id))
     }
 
     /// One user.
@@ -135,8 +144,13 @@ impl Store {
         let blocked = changed
             .as_ref()
             .is_some_and(|user| user.status != UserStatus::Active);
+        if changed.is_some() {
+            let facts = json!({"status": status, "preferred_device": preferred});
+            let changed = Note::new(store, Act::UserChanged).user(user).facts(facts);
+            note(&mut tx, &[changed.by(self.by.as_deref())], now).await?;
+        }
         let messages = if blocked {
-            ending::cancel_of_user(&mut tx, user, now).await?
+            ending::cancel_of_user(&mut tx, user, self.by.as_deref(), now).await?
         } else {
             Vec::new()
         };

@@ -8,10 +8,11 @@ use crate::routes::id;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
+use shared::audit::Act;
 use shared::crypto::{Expected, Proof, ProofFault, sha256_text};
 use shared::domain::Kind;
 use shared::id::PushId;
-use shared::store::{Answer, Answered};
+use shared::store::{Answer, Answered, Device};
 use utoipa::ToSchema;
 
 #[derive(Deserialize, ToSchema)]
@@ -40,6 +41,23 @@ fn verified(least: &str, asserted: &str) -> bool {
     rank(asserted) >= rank(least)
 }
 
+/// An answer that does not count: the caller learns that it does not, the operator why.
+struct Refused<'a> {
+    app: &'a App,
+    device: &'a Device,
+    push: &'a PushId,
+}
+
+impl Refused<'_> {
+    async fn noted(&self, fault: &str) -> Result<(), Problem> {
+        let Device { id, store, .. } = self.device;
+        let now = self.app.clock.now();
+        let store_port = &self.app.store;
+        let noted = store_port.refused(Act::ProofRefused, store, self.push, Some(id), fault, now);
+        Ok(noted.await?)
+    }
+}
+
 /// Answer a push. The first valid answer decides; the same proof again gets the same answer.
 #[utoipa::path(post, path = "/v1/device/pushes/{push}/answer", tag = "device", params(("push" = String, Path)), request_body = AnswerRequest,
     responses((status = 200, body = AnswerView), (status = 401, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -52,7 +70,14 @@ pub(crate) async fn answer(
     let push: PushId = id(&push)?;
     let sent = read::<AnswerRequest>(&call.body)?;
     let device = &call.device;
+    let refused = Refused {
+        app: &app,
+        device,
+        push: &push,
+    };
     let Some(prompt) = app.store.prompt(device, &push).await? else {
+        // A push of this store, if any: of another one the log says nothing.
+        refused.noted("foreign").await?;
         return Err(Code::NotFound.into());
     };
     let asked = &prompt.push;
@@ -75,8 +100,10 @@ pub(crate) async fn answer(
             tracing::warn!(push = %push, device = %device.id, %fault, "a proof was refused");
             metrics::counter!("countersign_signature_failures_total", "kind" => fault.to_string())
                 .increment(1);
-            if fault == ProofFault::Code {
-                app.store.wrong_code(&push, now).await?;
+            let counted =
+                fault == ProofFault::Code && app.store.wrong_code(&push, &device.id, now).await?;
+            if !counted {
+                refused.noted(&fault.to_string()).await?;
             }
             return Err(Code::ProofRefused.into());
         }
@@ -85,6 +112,12 @@ pub(crate) async fn answer(
     // A process push is accepted by opening its link; only its denial is signed.
     let opens_link = asked.kind == Kind::Process && proof.approves();
     if opens_link || (proof.approves() && !verified(&policy.user_verification, &proof.uv)) {
+        let fault = if opens_link {
+            "link"
+        } else {
+            "user_verification"
+        };
+        refused.noted(fault).await?;
         return Err(Code::ProofRefused.into());
     }
     let reason = if proof.approves() {
@@ -100,25 +133,34 @@ pub(crate) async fn answer(
         reason,
         proof_hash: &sha256_text(sent.proof.as_bytes()),
     };
-    match app.store.answer(&answer, now).await? {
+    let answered = app.store.answer(&answer, now).await?;
+    told(answered, &refused).await
+}
+
+/// What the device is told of it.
+async fn told(answered: Answered, refused: &Refused<'_>) -> Result<Json<AnswerView>, Problem> {
+    match answered {
         Answered::Counted { state, reason } => Ok(Json(AnswerView {
-            push: push.to_string(),
+            push: refused.push.to_string(),
             state: state.to_string(),
             reason,
         })),
         Answered::Ended { state, reason } if !state.is_terminal() => {
+            refused.noted("state").await?;
             Err(Problem::new(Code::WrongState)
                 .with("state", state.as_str())
                 .with("reason", reason))
         }
         Answered::Ended { state, reason } => {
             metrics::counter!("countersign_late_answers_total").increment(1);
+            refused.noted("ended").await?;
             Err(Problem::new(Code::PushEnded)
                 .with("state", state.as_str())
                 .with("reason", reason))
         }
         Answered::TooLate => {
             metrics::counter!("countersign_late_answers_total").increment(1);
+            refused.noted("expired").await?;
             Err(Problem::new(Code::PushExpired).with("state", "expired"))
         }
     }

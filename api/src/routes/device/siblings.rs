@@ -42,7 +42,7 @@ pub(crate) async fn invite(
         rp: &device.rp,
         device: Some(&device.id),
     };
-    make(&app, &maker, EXPIRES_IN).await
+    make(&app, &app.store, &maker, EXPIRES_IN).await
 }
 
 /// The user's devices for this relying party that are not revoked.
@@ -92,7 +92,8 @@ pub(crate) async fn revoke(
     }
     let to = Some(DeviceState::Revoked);
     let now = app.clock.now();
-    match app.store.change_device(found, to, None, now).await? {
+    let port = app.store.by(&own.id);
+    match port.change_device(found, to, None, now).await? {
         Some(_) => Ok(StatusCode::NO_CONTENT),
         // Changed by somebody else between the look and the write.
         None => Err(Problem::new(Code::WrongState)),

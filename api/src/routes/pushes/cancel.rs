@@ -20,8 +20,8 @@ pub(crate) async fn cancel(
 ) -> Result<Json<PushView>, Problem> {
     let found = find(&app, &caller, &store, &push, "pushes:write").await?;
     let now = app.clock.now();
-    let cancelled = app
-        .store
+    let cancelled = caller
+        .store(&app)
         .cancel(&found.store, &found.id, "by_sender", now)
         .await?;
     let push = match cancelled {

@@ -1,0 +1,8 @@
+CREATE TABLE audit_waiting (
+    id TEXT COLLATE "C" PRIMARY KEY, store_id TEXT COLLATE "C" NOT NULL, act TEXT COLLATE "C" NOT NULL, push_id TEXT COLLATE "C", entry TEXT COLLATE "C" NOT NULL);
+CREATE TABLE audit_log (
+    store_id TEXT COLLATE "C" NOT NULL, seq BIGINT NOT NULL, id TEXT COLLATE "C" NOT NULL, act TEXT COLLATE "C" NOT NULL, push_id TEXT COLLATE "C",
+    entry TEXT COLLATE "C" NOT NULL, PRIMARY KEY (store_id, seq));
+CREATE INDEX audit_log_of_push ON audit_log (push_id) WHERE push_id IS NOT NULL;
+CREATE TABLE audit_heads (store_id TEXT COLLATE "C" PRIMARY KEY, seq BIGINT NOT NULL, hash TEXT COLLATE "C" NOT NULL);
+ALTER TABLE pushes ADD COLUMN refused_proofs BIGINT NOT NULL DEFAULT 0;
