@@ -127,3 +127,28 @@ async fn a_message_that_is_no_job_is_parked_and_the_worker_lives_on() {
     world.approve(&phone, &prompt, code.as_deref()).await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_gets_out_is_found_wherever_it_went() {
+    for footing in footings() {
+        let world = World::start(footing, "leak").await;
+        let phone = world.phone("google", Provider::Fcm).await;
+        let (push, code) = world.send(&Value::Null).await;
+        let prompt = world.rung(&phone, &push).await;
+        world.approve(&phone, &prompt, code.as_deref()).await;
+        world.ended(&push).await;
+        assert_eq!(world.leaks().await, Vec::<String>::new());
+        // What providers and the broker do carry, and what the log says, taken for secrets.
+        world.secret(push.as_str());
+        world.secret("listening");
+        world.secret("ready");
+        let leaks = world.leaks().await;
+        for place in ["a provider", "the log", "the broker"] {
+            assert!(
+                leaks.iter().any(|leak| leak.starts_with(place)),
+                "{footing:?} {place}: {leaks:?}"
+            );
+        }
+        world.remove().await;
+    }
+}

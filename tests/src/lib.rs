@@ -9,6 +9,7 @@
     reason = "the helpers of a test may panic: that is the test failing"
 )]
 
+mod canary;
 mod process;
 mod tap;
 mod world;

@@ -1,5 +1,6 @@
 //! One deployment for one test: a database and queues of its own, processes, providers, phones, and a way in.
 
+use crate::canary::{self, Canaries};
 use crate::process::Process;
 use crate::tap;
 use cli::client::{Client, Context, Reply};
@@ -93,6 +94,7 @@ pub struct World {
     pub prefix: String,
     /// Where its logs and files are.
     pub folder: PathBuf,
+    canaries: Canaries,
     address: String,
     environment: Vec<(String, String)>,
     schema: Option<String>,
@@ -177,6 +179,7 @@ impl World {
             processes: Vec::new(),
             prefix,
             folder,
+            canaries: Canaries::default(),
             address: String::new(),
             environment,
             schema,
@@ -196,6 +199,12 @@ impl World {
 
     /// A store, a user, a push policy for the simulated providers.
     async fn settle_in(&mut self, context: Context) {
+        self.canaries.secret(context.key.expose());
+        self.canaries.secret(&"0123456789".repeat(5));
+        match self.footing {
+            Footing::Embedded => canary::keep(&self.folder).await,
+            Footing::Servers => self.canaries.tap(&self.amqp_url(), &self.prefix).await,
+        }
         let made = self
             .ask("POST", "/v1/stores", &json!({"name": "Acme"}))
             .await;
@@ -296,11 +305,12 @@ impl World {
 
     /// A call that must succeed.
     pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Value {
+        self.canaries.remember(body);
         let body = Some(body).filter(|body| !body.is_null());
-        self.client
-            .ask(method, path, body)
-            .await
-            .unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what))
+        let answer = self.client.ask(method, path, body).await;
+        let answer = answer.unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what));
+        self.canaries.remember(&answer);
+        answer
     }
 
     /// A call beneath the store that must succeed.
@@ -317,12 +327,14 @@ impl World {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> Reply {
+        self.canaries.remember(body);
         let body = Some(body).filter(|body| !body.is_null());
         let path = format!("/v1/stores/{}/{path}", self.store);
-        self.client
-            .call(method, &path, body, headers, Duration::from_mins(1))
-            .await
-            .unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what))
+        let wait = Duration::from_mins(1);
+        let reply = self.client.call(method, &path, body, headers, wait).await;
+        let reply = reply.unwrap_or_else(|failure| panic!("{method} {path}: {}", failure.what));
+        self.canaries.remember(&reply.body);
+        reply
     }
 
     /// A call by somebody who may have no API key. Gives the status.
@@ -489,7 +501,18 @@ impl World {
         answered.body
     }
 
-    /// Stops every process by SIGTERM, which must succeed, and removes what was made.
+    /// From now on `text` must not get out.
+    pub fn secret(&self, text: &str) {
+        self.canaries.secret(text);
+    }
+
+    /// What got out that must not, to providers, over the broker or into a log.
+    pub async fn leaks(&self) -> Vec<String> {
+        let (footing, gateway) = (self.footing, &self.gateway);
+        self.canaries.leaks(footing, gateway, &self.folder).await
+    }
+
+    /// Stops every process by SIGTERM, which must succeed, looks for what must not have got out, and removes what was made.
     pub async fn end(mut self) {
         for (role, mut process) in std::mem::take(&mut self.processes) {
             let status = process.terminate().await;
@@ -499,6 +522,12 @@ impl World {
                 process.said()
             );
         }
+        assert_eq!(
+            self.leaks().await,
+            Vec::<String>::new(),
+            "{:?}",
+            self.footing
+        );
         self.remove().await;
     }
 
