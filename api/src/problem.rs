@@ -50,6 +50,8 @@ codes! {
     UserInactive = CONFLICT "user_inactive" "The user is locked or disabled";
     /// Too many wrong codes were typed.
     CodesBlocked = CONFLICT "codes_blocked" "Too many wrong codes were typed for this user";
+    /// The push policy allows one open prompt.
+    PromptOpen = CONFLICT "prompt_open" "The user is being asked something already";
     /// A state change that is not allowed.
     WrongState = CONFLICT "wrong_state" "That is not possible in the present state";
     /// The push has ended.

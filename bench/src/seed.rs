@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, anyhow};
 use cli::roles::open_database;
 use shared::clock::{Clock as _, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret, content_hash, random_text};
-use shared::domain::{ApnsCredential, Content, Field, Kind, Provider, Target};
+use shared::domain::{ApnsCredential, Content, Field, Kind, OpenPrompts, Provider, Rules, Target};
 use shared::id::{PushId, StoreId, UserId};
 use shared::message::Lane;
 use shared::secret::Secret;
@@ -87,7 +87,12 @@ pub(crate) async fn plant(
     let place = PushPolicy::place(&tenant, RP, Provider::Apns);
     let credential = Secret::new(serde_json::to_string(&apns(gateway))?);
     let sealed = SealedPolicy {
-        max_prompts: Some(1_000_000),
+        // Few users stand for many.
+        rules: Rules {
+            max_prompts: 1_000_000,
+            open_prompts: OpenPrompts::Many,
+            cooldown: 0,
+        },
         name: "Simulated".to_owned(),
         apns: Some(secret.seal(&place, &credential)),
         fcm: None,

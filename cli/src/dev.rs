@@ -13,7 +13,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use shared::clock::{SharedClock, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret};
-use shared::domain::{ApnsCredential, FcmCredential, Provider};
+use shared::domain::{ApnsCredential, FcmCredential, Provider, Rules};
 use shared::id::StoreId;
 use shared::secret::Secret;
 use shared::store::{Address, Definition, InstanceEnd, NewDevice, PushPolicy, SealedPolicy, Store};
@@ -196,7 +196,11 @@ async fn set_policies(
     let sealed = SealedPolicy {
         name: "Simulated providers".to_owned(),
         // Somebody who tries things out is no attacker.
-        max_prompts: Some(100),
+        rules: Rules {
+            max_prompts: 100,
+            cooldown: 0,
+            ..Rules::default()
+        },
         apns: Some(seal(
             Provider::Apns,
             serde_json::to_string(&apns).unwrap_or_default(),

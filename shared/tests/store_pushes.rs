@@ -11,7 +11,9 @@ use databases::{Left, close, databases};
 use serde_json::json;
 use shared::clock::Millis;
 use shared::crypto::{DeviceKey, content_hash};
-use shared::domain::{Content, DeliveryState, Kind, Provider, PushState, Target, UserStatus};
+use shared::domain::{
+    Content, DeliveryState, Kind, OpenPrompts, Provider, PushState, Rules, Target, UserStatus,
+};
 use shared::event;
 use shared::id::{DeviceId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
@@ -66,7 +68,11 @@ async fn beds(test: &str) -> Vec<Bed> {
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
         let sealed = SealedPolicy {
-            max_prompts: Some(1_000),
+            rules: Rules {
+                max_prompts: 1_000,
+                open_prompts: OpenPrompts::Many,
+                cooldown: 0,
+            },
             name: "p".to_owned(),
             apns: Some("sealed".to_owned()),
             fcm: None,
@@ -1100,91 +1106,6 @@ async fn the_same_key_registered_again_is_the_same_device_with_its_new_address()
             former.address_state.as_str(),
             "invalid",
             "a token rings at one device"
-        );
-        bed.end().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_asked_too_often_and_every_suppression_is_told() {
-    for mut bed in beds("fatigue").await {
-        let sealed = SealedPolicy {
-            max_prompts: None,
-            name: "p".to_owned(),
-            apns: Some("sealed".to_owned()),
-            fcm: None,
-        };
-        bed.store
-            .put_push_policy(&bed.tenant, "payroll", sealed, NOW)
-            .await
-            .unwrap();
-        let mut pushes = Vec::new();
-        for n in 0..10 {
-            let mut new = bed.push(Kind::Confirm, Target::All);
-            new.id = PushId::fresh(NOW + n);
-            bed.store
-                .take(std::slice::from_ref(&new), NOW)
-                .await
-                .unwrap();
-            pushes.push(new.id);
-        }
-        bed.messages();
-        let (one, rest) = pushes.split_at(1);
-        assert_eq!(bed.claimed(&one[0], NOW).await.len(), 2);
-        let wanted = Wanted {
-            pushes: rest.to_vec(),
-            retries: vec![],
-        };
-        let claimed = bed.store.claim(&wanted, NOW, LEASE).await.unwrap().claimed;
-        assert_eq!(claimed.len(), 4, "{}: two more, on two devices", bed.name);
-        assert_eq!(bed.events(), ["failed"; 7]);
-        let row = bed.store.push(&pushes[9]).await.unwrap().unwrap();
-        assert_eq!(
-            (row.state, row.reason.as_str()),
-            (PushState::Failed, "throttled")
-        );
-        // The same jobs again are no new prompts, and what was asked goes on.
-        assert!(
-            bed.store
-                .claim(&wanted, NOW, LEASE)
-                .await
-                .unwrap()
-                .claimed
-                .is_empty()
-        );
-        assert_eq!(
-            bed.store
-                .claim(&wanted, NOW + LEASE, LEASE)
-                .await
-                .unwrap()
-                .claimed
-                .len(),
-            4
-        );
-        bed.answer(&pushes[0], Kind::Confirm, 0, true, "p", NOW + LEASE)
-            .await;
-        bed.events();
-        let mut after = bed.push(Kind::Confirm, Target::All);
-        after.created_at = NOW + LEASE + 1;
-        bed.store
-            .take(std::slice::from_ref(&after), NOW + LEASE + 1)
-            .await
-            .unwrap();
-        let wanted = Wanted {
-            pushes: vec![after.id],
-            retries: vec![],
-        };
-        let claimed = bed
-            .store
-            .claim(&wanted, NOW + LEASE + 1, LEASE)
-            .await
-            .unwrap()
-            .claimed;
-        assert_eq!(
-            claimed.len(),
-            2,
-            "{}: an approval starts the count again",
-            bed.name
         );
         bed.end().await;
     }

@@ -313,37 +313,3 @@ async fn what_goes_to_a_provider_is_a_wake_up_and_holds_no_content() {
         world.end().await;
     }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_phone_that_is_bombed_rings_three_times_and_every_suppression_is_told() {
-    for footing in footings() {
-        let world = World::start(footing, "bomb").await;
-        let key = world.gateway.apns_key();
-        let policy = json!({"name": "strict", "apns": {"team_id": key.team_id, "key_id": key.key_id, "topic": key.topic,
-            "private_key": key.p8.expose(), "endpoint": world.gateway.apns_url()}});
-        world
-            .in_store("PUT", &format!("push-policies/{}", harness::RP), &policy)
-            .await;
-        world.phone("apple", Provider::Apns).await;
-        let body = World::confirm(&Value::Null);
-        let bombs = (0..100).map(|_| world.reply("POST", "pushes", &body, &[]));
-        let sent = futures_util::future::join_all(bombs).await;
-        let mut throttled = 0;
-        for one in &sent {
-            assert_eq!(one.status.as_u16(), 202);
-            let push = one.body["id"].as_str().unwrap().parse().unwrap();
-            let shown = until(30, "asked or not", || async {
-                let shown = world.show(&push).await;
-                let asked = shown["deliveries"]
-                    .as_array()
-                    .is_some_and(|all| !all.is_empty());
-                (asked || shown["ended_at"].is_string()).then_some(shown)
-            })
-            .await;
-            throttled += usize::from(shown["reason"] == "throttled");
-        }
-        assert_eq!(throttled, 97, "{footing:?}");
-        assert_eq!(world.gateway.counts().requests, 3, "{footing:?}");
-        world.end().await;
-    }
-}

@@ -11,4 +11,5 @@ mod dev;
 mod devices;
 mod enrolment;
 mod kinds;
+mod policies;
 mod queues;

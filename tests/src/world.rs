@@ -218,13 +218,25 @@ impl World {
             .in_store("POST", "users", &json!({"external_id": "ada"}))
             .await;
         user["id"].as_str().unwrap().clone_into(&mut self.user);
+        // Tests ask one user much at once; those of the limits set their own.
+        self.policy(
+            &json!({"max_prompts": 1000, "open_prompts": "many", "cooldown_after_denial": "0s"}),
+        )
+        .await;
+    }
+
+    /// Sets the push policy: the simulated providers, and `more`.
+    pub async fn policy(&self, more: &Value) -> Value {
         let key = self.gateway.apns_key();
-        let policy = json!({"name": "simulated", "max_prompts": 1000,
+        let mut policy = json!({"name": "simulated",
             "apns": {"team_id": key.team_id, "key_id": key.key_id, "topic": key.topic, "private_key": key.p8.expose(),
                 "endpoint": self.gateway.apns_url()},
             "fcm": {"service_account": self.gateway.service_account_json().expose(), "endpoint": self.gateway.fcm_url()}});
+        if let (Some(policy), Some(more)) = (policy.as_object_mut(), more.as_object()) {
+            policy.extend(more.clone());
+        }
         self.in_store("PUT", &format!("push-policies/{RP}"), &policy)
-            .await;
+            .await
     }
 
     /// The roles, each with a process of its own on servers.

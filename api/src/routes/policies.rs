@@ -4,16 +4,17 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Valid;
 use crate::problem::{Code, Fault, Problem};
+use crate::routes::pushes::seconds;
 use crate::view::Listed;
 use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use shared::clock::rfc3339;
+use shared::clock::{Millis, rfc3339};
 use shared::crypto::{is_apns_key, is_rsa_key};
-use shared::domain::{ApnsCredential, FcmCredential, Provider};
+use shared::domain::{ApnsCredential, FcmCredential, OpenPrompts, Provider, Rules};
 use shared::secret::Secret;
-use shared::store::{AppkeyPolicy, MAX_PROMPTS, PushPolicy, SealedPolicy};
+use shared::store::{AppkeyPolicy, PushPolicy, SealedPolicy};
 use utoipa::ToSchema;
 
 #[derive(Deserialize, ToSchema)]
@@ -32,6 +33,34 @@ pub(crate) struct NewPushPolicy {
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000)]
     max_prompts: Option<i64>,
+    /// What becomes of an open confirm or process prompt when the same user is asked again: `supersede` (when left out) ends the older one as
+    /// `cancelled(superseded)`, `refuse` answers the newer one with 409 `prompt_open`, `many` leaves both open.
+    #[serde(default)]
+    open_prompts: Option<OpenPromptsWord>,
+    /// How long after a denial the user is not asked: `30s` when left out, `0s` to `3600s`. What comes in that time ends as
+    /// `failed(cooldown)`. An approval lifts it.
+    #[serde(default)]
+    #[schema(pattern = "^(0|[1-9][0-9]{0,3})s$", example = "30s")]
+    cooldown_after_denial: Option<String>,
+}
+
+/// See `NewPushPolicy`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OpenPromptsWord {
+    Supersede,
+    Refuse,
+    Many,
+}
+
+impl From<OpenPromptsWord> for OpenPrompts {
+    fn from(word: OpenPromptsWord) -> Self {
+        match word {
+            OpenPromptsWord::Supersede => Self::Supersede,
+            OpenPromptsWord::Refuse => Self::Refuse,
+            OpenPromptsWord::Many => Self::Many,
+        }
+    }
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -76,6 +105,10 @@ pub(crate) struct PushPolicyView {
     fcm: bool,
     /// How often a user may be asked in a minute without an approval.
     max_prompts: i64,
+    /// `supersede`, `refuse` or `many`.
+    open_prompts: String,
+    /// How long after a denial the user is not asked.
+    cooldown_after_denial: String,
     created_at: String,
     updated_at: String,
 }
@@ -87,10 +120,42 @@ impl From<PushPolicy> for PushPolicyView {
             name: policy.sealed.name,
             apns: policy.sealed.apns.is_some(),
             fcm: policy.sealed.fcm.is_some(),
-            max_prompts: policy.sealed.max_prompts.unwrap_or(MAX_PROMPTS),
+            max_prompts: policy.sealed.rules.max_prompts,
+            open_prompts: policy.sealed.rules.open_prompts.to_string(),
+            cooldown_after_denial: in_seconds(policy.sealed.rules.cooldown),
             created_at: rfc3339(policy.created_at),
             updated_at: rfc3339(policy.updated_at),
         }
+    }
+}
+
+fn in_seconds(time: Millis) -> String {
+    format!("{}s", time / 1000)
+}
+
+const LONGEST: Millis = 3_600_000;
+
+/// The rules that a policy sets; the default where it says nothing.
+fn rules_of(new: &NewPushPolicy, faults: &mut Vec<Fault>) -> Rules {
+    let default = Rules::default();
+    let mut time = |pointer: &str, text: Option<&str>, default: Millis| {
+        let time = text.and_then(seconds).unwrap_or(default);
+        if time > LONGEST {
+            let detail = format!("from 0s to {}", in_seconds(LONGEST));
+            faults.push(Fault::new(pointer, "out_of_range", detail));
+        }
+        time
+    };
+    Rules {
+        max_prompts: new.max_prompts.unwrap_or(default.max_prompts),
+        open_prompts: new
+            .open_prompts
+            .map_or(default.open_prompts, OpenPrompts::from),
+        cooldown: time(
+            "/cooldown_after_denial",
+            new.cooldown_after_denial.as_deref(),
+            default.cooldown,
+        ),
     }
 }
 
@@ -175,6 +240,7 @@ pub(crate) async fn put_push(
     sound_rp(&rp)?;
     let new = body.value;
     let mut faults = Vec::new();
+    let rules = rules_of(&new, &mut faults);
     if new.apns.is_none() && new.fcm.is_none() {
         faults.push(Fault::new("", "required", "apns, fcm or both are needed"));
     }
@@ -224,7 +290,7 @@ pub(crate) async fn put_push(
     });
     // Texts only: this cannot fail to serialise.
     let sealed = SealedPolicy {
-        max_prompts: new.max_prompts,
+        rules,
         name: new.name,
         apns: apns.map(|c| {
             seal(

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use shared::broker::{Broker as _, Embedded, SharedBroker};
 use shared::clock::{Clock as _, SharedClock, SystemClock};
 use shared::crypto::ServerSecret;
-use shared::domain::{ApnsCredential, FcmCredential, Provider};
+use shared::domain::{ApnsCredential, FcmCredential, OpenPrompts, Provider, Rules};
 use shared::id::{MessageId, PushId, StoreId};
 use shared::intake::Intake;
 use shared::message::Lane;
@@ -104,7 +104,11 @@ async fn policy(store: &Store, secret: &ServerSecret, tenant: &StoreId, gateway:
         Some(secret.seal(&place, &Secret::new(text)))
     };
     let sealed = SealedPolicy {
-        max_prompts: Some(1_000),
+        rules: Rules {
+            max_prompts: 1_000,
+            open_prompts: OpenPrompts::Many,
+            cooldown: 0,
+        },
         name: "simulated".to_owned(),
         apns: seal(Provider::Apns, serde_json::to_string(&apns).unwrap()),
         fcm: seal(Provider::Fcm, serde_json::to_string(&fcm).unwrap()),

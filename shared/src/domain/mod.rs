@@ -1,9 +1,11 @@
 //! The domain: what a push is and how it may change. No I/O, no clock, no randomness of its own.
 
+pub mod governor;
 pub mod policy;
 pub mod push;
 pub mod state;
 
+pub use governor::{OpenPrompts, Rules};
 pub use policy::{ApnsCredential, FcmCredential, Provider};
 pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
 pub use state::{

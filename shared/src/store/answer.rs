@@ -10,6 +10,7 @@ use crate::clock::{Millis, rfc3339};
 use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
 use crate::id::{DeliveryId, DeviceId, PushId, StoreId, UserId};
+use crate::message::Lane;
 use serde_json::json;
 
 /// Wrong codes in a row that one user may type, over all pushes: a new code does not start the count again (NIST SP 800-63B-4, 3.1.3).
@@ -86,6 +87,10 @@ static CODES_SPENT: Statement = Statement::new(
 static APPROVED: Statement = Statement::new(
     "UPDATE users SET last_approved_at = $3, code_failures = CASE WHEN $2 = 1 THEN 0 ELSE code_failures END,
        codes_blocked_until = CASE WHEN $2 = 1 THEN NULL ELSE codes_blocked_until END WHERE id = $1",
+);
+// Only whoever has just ended the push writes here, and takes nothing that others hold after it.
+static DENIED: Statement = Statement::new(
+    "INSERT INTO denials (user_id, rp, denied_at) VALUES ($1, $2, $3) ON CONFLICT (user_id, rp) DO UPDATE SET denied_at = excluded.denied_at",
 );
 static STORED: Statement =
     Statement::new("SELECT * FROM deliveries WHERE push_id = $1 AND device_id = $2");
@@ -328,6 +333,16 @@ impl Store {
                         Arg::Int(now),
                     ];
                     tx.fetch(&APPROVED, &args).await?;
+                }
+                // Somebody who declines an advertisement has not said no to a sign-in.
+                let refused = |push: &&PushRow| !answer.approves && push.lane == Lane::Interactive;
+                if let Some(push) = ended.first().filter(refused) {
+                    let args = [
+                        Arg::Text(push.user.as_str()),
+                        Arg::Text(&push.rp),
+                        Arg::Int(now),
+                    ];
+                    tx.fetch(&DENIED, &args).await?;
                 }
                 let messages = announce(&mut tx, &ended, &[delivery.as_str()], now).await?;
                 (ended, messages)

@@ -8,8 +8,7 @@
 //! found by the sweep once the lease has run out.
 
 use super::db::{Arg, Error, Row, Statement, Tx};
-use super::governor::{self, Asking};
-use super::{MAX_PROMPTS, Store, ending, json, maybe_parsed, parsed, record, to_json};
+use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
 use crate::clock::Millis;
 use crate::domain::{AddressState, Candidate, DeliveryState, Kind, Provider, Target, UserStatus};
@@ -38,8 +37,7 @@ static BEGIN: Statement = Statement::new(
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(
-    "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device, u.status, u.id AS user_id, pp.max_prompts,
-       CAST(CASE WHEN EXISTS (SELECT 1 FROM deliveries x WHERE x.push_id = p.id) THEN 1 ELSE 0 END AS BIGINT) AS begun,
+    "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device, u.status,
        d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
@@ -331,28 +329,13 @@ async fn fan_out(
     for row in &rows {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
-    let mut asking = Vec::new();
-    for first in by_push.values().filter_map(|rows| rows.first()) {
-        if first.int("begun")? == 0 && parsed::<Lane>(first, "lane")? == Lane::Interactive {
-            asking.push(Asking {
-                push: parsed(first, "id")?,
-                user: parsed(first, "user_id")?,
-                rp: first.text("rp")?,
-                most: first.maybe_int("max_prompts")?.unwrap_or(MAX_PROMPTS),
-            });
-        }
-    }
-    let throttled = governor::too_many(tx, &asking, now).await?;
     let mut planned = Plan::default();
-    for (push, rows) in &by_push {
-        if !throttled.iter().any(|over| over.as_str() == push) {
-            plan(rows, &mut planned)?;
-        }
+    for rows in by_push.values() {
+        plan(rows, &mut planned)?;
     }
     for (pushes, reason) in [
         (&planned.nobody, "no_devices"),
         (&planned.blocked, "user_blocked"),
-        (&throttled, "throttled"),
     ] {
         if !pushes.is_empty() {
             messages.extend(ending::fail(tx, pushes, reason, now).await?);

@@ -21,15 +21,15 @@ static CLOSE: Statement = Statement::new(
      WHERE push_id IN (SELECT r.value FROM {texts:$1}) AND state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
 );
 static CANCEL: Statement = Statement::new(
-    "UPDATE pushes SET state = 'cancelled', reason = $3, ended_at = $4, escalate_at = NULL
+    "UPDATE pushes SET state = 'cancelled', reason = $3, ended_at = $4, escalate_at = NULL, fan_out_due = NULL
      WHERE id = $2 AND store_id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4 RETURNING *",
 );
 static CANCEL_OF_USER: Statement = Statement::new(
-    "UPDATE pushes SET state = 'cancelled', reason = 'user_blocked', ended_at = $2, escalate_at = NULL
+    "UPDATE pushes SET state = 'cancelled', reason = 'user_blocked', ended_at = $2, escalate_at = NULL, fan_out_due = NULL
      WHERE user_id = $1 AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 static FAIL: Statement = Statement::new(
-    "UPDATE pushes SET state = 'failed', reason = $2, ended_at = $3, escalate_at = NULL
+    "UPDATE pushes SET state = 'failed', reason = $2, ended_at = $3, escalate_at = NULL, fan_out_due = NULL
      WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 

@@ -1,74 +1,260 @@
-//! The fatigue governor: how often a person is asked. Whoever has a password can make a phone ring; enough rings, and one of them is approved.
+//! Where the fatigue governor ([`crate::domain::governor`]) finds what happened before, and what follows from its rulings, in the transaction
+//! that takes the pushes: a caller who hears 202 or 409 hears the truth, and two pushes of one user cannot both be the newest.
 //!
-//! Pushes of the interactive lane are counted by user and relying party over a minute, from the last approval on. What is over the limit is
-//! not sent: it ends as `failed(throttled)`, with its event, so that nothing is suppressed in silence.
+//! A row of `prompt_slots` for each user and relying party names the newest prompt. Writing it is what puts requests for one user in
+//! line, on whatever processes they are taken. The slots are taken first, in one order, and by this module alone; then pushes, as everywhere.
 
 use super::db::{Arg, Error, Statement, Tx};
-use super::to_json;
+use super::ending::{self, announce, rows_of};
+use super::{NewPush, to_json};
 use crate::clock::Millis;
+use crate::domain::OpenPrompts;
+use crate::domain::governor::{Past, Rules, Ruling, WINDOW, is_prompt, rule};
 use crate::id::{PushId, UserId};
-use std::collections::HashMap;
+use crate::message::{Lane, Message};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-/// Over how long pushes are counted.
-const WINDOW: Millis = 60_000;
-
-// Two workers with pushes of one user count one after the other.
-static LOCK: Statement = Statement::new(
-    "SELECT id FROM users WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
+static SLOTS: Statement = Statement::new(
+    "INSERT INTO prompt_slots (user_id, rp, push_id) SELECT r.value->>'user', r.value->>'rp', r.value->>'push' FROM {each:$1} WHERE true
+     ON CONFLICT (user_id, rp) DO UPDATE SET previous = prompt_slots.push_id, push_id = COALESCE(excluded.push_id, prompt_slots.push_id)
+     RETURNING user_id, rp, previous",
+);
+static PUT_RIGHT: Statement = Statement::new(
+    "UPDATE prompt_slots SET push_id = r.value->>'push' FROM {each:$1}
+     WHERE prompt_slots.user_id = r.value->>'user' AND prompt_slots.rp = r.value->>'rp'",
 );
 static RECENT: Statement = Statement::new(
     "SELECT p.user_id, p.rp, COUNT(*) AS n FROM {texts:$1} JOIN users u ON u.id = r.value
      JOIN pushes p ON p.user_id = u.id AND p.id > $2 AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
-     WHERE p.lane = 'interactive' AND p.state <> 'accepted' AND p.reason <> 'throttled'
-       AND p.id NOT IN (SELECT s.value FROM {texts_as_s:$4})
-     GROUP BY p.user_id, p.rp",
+     WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown') GROUP BY p.user_id, p.rp",
+);
+static OPEN: Statement = Statement::new(
+    "SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2
+       AND state IN ('accepted', 'pending') ORDER BY id {lock}",
+);
+static SUPERSEDE: Statement = Statement::new(
+    "UPDATE pushes SET state = 'cancelled', reason = 'superseded', ended_at = $2, escalate_at = NULL, fan_out_due = NULL
+     WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 
-/// A push that is about to be sent for the first time.
-pub(super) struct Asking {
-    pub(super) push: PushId,
-    pub(super) user: UserId,
-    pub(super) rp: String,
-    /// The limit in force.
-    pub(super) most: i64,
+/// A push that somebody wants to send, and what is known of its user.
+pub(super) struct Asking<'a> {
+    pub(super) push: &'a NewPush,
+    pub(super) user: &'a UserId,
+    pub(super) rules: Rules,
+    pub(super) approved_at: Option<Millis>,
+    pub(super) denied_at: Option<Millis>,
 }
 
-/// Of `asking`, oldest first, those that are one too many.
-pub(super) async fn too_many(
-    tx: &mut Tx,
-    asking: &[Asking],
-    now: Millis,
-) -> Result<Vec<PushId>, Error> {
-    if asking.is_empty() {
-        return Ok(Vec::new());
+impl Asking<'_> {
+    fn takes_the_slot(&self) -> bool {
+        is_prompt(self.push.content.kind) && self.rules.open_prompts != OpenPrompts::Many
     }
-    let users: std::collections::BTreeSet<_> = asking.iter().map(|one| &one.user).collect();
-    let users = to_json(&users);
-    tx.fetch(&LOCK, &[Arg::Text(&users)]).await?;
-    let pushes: Vec<_> = asking.iter().map(|one| &one.push).collect();
-    let pushes = to_json(&pushes);
-    // Identifiers sort by time: the index finds the recent ones.
-    let since = PushId::fresh(now - WINDOW);
-    let args = [
-        Arg::Text(&users),
-        Arg::Text(since.as_str()),
-        Arg::Int(now - WINDOW),
-        Arg::Text(&pushes),
-    ];
-    let mut counts: HashMap<(String, String), i64> = HashMap::new();
-    for row in tx.fetch(&RECENT, &args).await? {
-        counts.insert((row.text("user_id")?, row.text("rp")?), row.int("n")?);
+}
+
+/// One user and one relying party, held until the end of the transaction.
+#[derive(Default)]
+struct Slot {
+    /// What the slot names now, before it is known whether that push is taken.
+    written: Option<PushId>,
+    /// What it named.
+    previous: Option<PushId>,
+    /// Is that one open?
+    open: bool,
+    /// How many were let through lately.
+    asked: i64,
+    /// The prompts of this batch that are let through, oldest first.
+    line: Vec<PushId>,
+}
+
+/// The rulings on one batch.
+#[derive(Default)]
+pub(super) struct Gate {
+    slots: BTreeMap<(UserId, String), Slot>,
+    rulings: HashMap<PushId, Ruling>,
+}
+
+/// What followed from them.
+#[derive(Default)]
+pub(super) struct Settled {
+    /// The events of those that have ended.
+    pub(super) messages: Vec<Message>,
+    /// Why, and how many.
+    counts: BTreeMap<&'static str, u64>,
+    /// Which: there is nothing to send.
+    pub(super) ended: HashSet<PushId>,
+}
+
+impl Gate {
+    /// Rules on `asking`, oldest first. Bulk pushes are not looked at.
+    pub(super) async fn open(
+        tx: &mut Tx,
+        asking: &[Asking<'_>],
+        now: Millis,
+    ) -> Result<Self, Error> {
+        let mut gate = Self::default();
+        let asking = || {
+            asking
+                .iter()
+                .filter(|one| one.push.lane == Lane::Interactive)
+        };
+        for one in asking() {
+            let slot = gate.slot(one);
+            if one.takes_the_slot() {
+                slot.written = Some(one.push.id.clone());
+            }
+        }
+        if gate.slots.is_empty() {
+            return Ok(gate);
+        }
+        gate.hold(tx).await?;
+        gate.count(tx, now).await?;
+        for one in asking() {
+            let slot = gate.slot(one);
+            let past = Past {
+                asked: slot.asked,
+                open: slot.open || !slot.line.is_empty(),
+                denied_at: one.denied_at,
+                approved_at: one.approved_at,
+            };
+            let ruling = rule(one.push.content.kind, &one.rules, &past, now);
+            if ruling == Ruling::Ask {
+                slot.asked += 1;
+                if one.takes_the_slot() {
+                    slot.line.push(one.push.id.clone());
+                }
+            }
+            gate.rulings.insert(one.push.id.clone(), ruling);
+        }
+        Ok(gate)
     }
-    let mut over = Vec::new();
-    for one in asking {
-        let count = counts
-            .entry((one.user.to_string(), one.rp.clone()))
-            .or_default();
-        if *count >= one.most {
-            over.push(one.push.clone());
-        } else {
-            *count += 1;
+
+    fn slot(&mut self, one: &Asking<'_>) -> &mut Slot {
+        let key = (one.user.clone(), one.push.content.relying_party.clone());
+        self.slots.entry(key).or_default()
+    }
+
+    /// Takes the slots, then those of the prompts they named that are open.
+    async fn hold(&mut self, tx: &mut Tx) -> Result<(), Error> {
+        let rows: Vec<_> = self
+            .slots
+            .iter()
+            .map(|((user, rp), slot)| json!({"user": user, "rp": rp, "push": slot.written}))
+            .collect();
+        for row in tx.fetch(&SLOTS, &[Arg::Text(&to_json(&rows))]).await? {
+            let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.previous = super::maybe_parsed(&row, "previous")?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn count(&mut self, tx: &mut Tx, now: Millis) -> Result<(), Error> {
+        let previous: BTreeSet<_> = self
+            .slots
+            .values()
+            .filter(|slot| slot.written.is_some())
+            .filter_map(|slot| slot.previous.clone())
+            .collect();
+        if !previous.is_empty() {
+            let args = [Arg::Text(&to_json(&previous)), Arg::Int(now)];
+            let open = tx.fetch(&OPEN, &args).await?;
+            let open: HashSet<PushId> = open
+                .iter()
+                .map(|row| super::parsed(row, "id"))
+                .collect::<Result<_, _>>()?;
+            for slot in self.slots.values_mut() {
+                slot.open = slot.previous.as_ref().is_some_and(|id| open.contains(id));
+            }
+        }
+        let users: BTreeSet<_> = self.slots.keys().map(|(user, _)| user).collect();
+        // Identifiers sort by time: the index finds the recent ones.
+        let since = PushId::fresh(now - WINDOW);
+        let args = [
+            Arg::Text(&to_json(&users)),
+            Arg::Text(since.as_str()),
+            Arg::Int(now - WINDOW),
+        ];
+        for row in tx.fetch(&RECENT, &args).await? {
+            let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.asked = row.int("n")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Is this one not to be taken?
+    pub(super) fn refuses(&self, push: &PushId) -> bool {
+        self.rulings.get(push) == Some(&Ruling::Refuse)
+    }
+
+    /// Once it is known which were `added` (an idempotency key may have been used meanwhile): ends what was suppressed and what a newer prompt
+    /// takes the place of, and leaves the newest in the slots.
+    pub(super) async fn settle(
+        self,
+        tx: &mut Tx,
+        added: &HashSet<String>,
+        now: Millis,
+    ) -> Result<Settled, Error> {
+        let mut settled = Settled::default();
+        let mut suppressed: BTreeMap<&'static str, Vec<PushId>> = BTreeMap::new();
+        for (push, ruling) in self.rulings {
+            match ruling {
+                Ruling::Suppress(why) if added.contains(push.as_str()) => {
+                    suppressed.entry(why.as_str()).or_default().push(push);
+                }
+                Ruling::Refuse => settled.count("prompt_open", 1),
+                Ruling::Suppress(_) | Ruling::Ask => {}
+            }
+        }
+        for (reason, pushes) in suppressed {
+            settled
+                .messages
+                .extend(ending::fail(tx, &pushes, reason, now).await?);
+            settled.count(reason, pushes.len());
+            settled.ended.extend(pushes);
+        }
+        let (mut older, mut wrong) = (Vec::new(), Vec::new());
+        for ((user, rp), mut slot) in self.slots {
+            slot.line.retain(|push| added.contains(push.as_str()));
+            let newest = slot.line.pop();
+            if newest.is_some() {
+                older.extend(slot.previous.clone().filter(|_| slot.open));
+                older.extend(slot.line);
+            }
+            let newest = newest.or_else(|| slot.previous.clone());
+            if newest != slot.written.or(slot.previous) {
+                wrong.push(json!({"user": user, "rp": rp, "push": newest}));
+            }
+        }
+        if !wrong.is_empty() {
+            tx.fetch(&PUT_RIGHT, &[Arg::Text(&to_json(&wrong))]).await?;
+        }
+        if !older.is_empty() {
+            let args = [Arg::Text(&to_json(&older)), Arg::Int(now)];
+            let ended = rows_of(&tx.fetch(&SUPERSEDE, &args).await?);
+            settled.count("superseded", ended.len());
+            settled
+                .messages
+                .extend(announce(tx, &ended, &[], now).await?);
+            settled.ended.extend(ended.into_iter().map(|push| push.id));
+        }
+        Ok(settled)
+    }
+}
+
+impl Settled {
+    fn count(&mut self, reason: &'static str, n: usize) {
+        *self.counts.entry(reason).or_default() += n as u64;
+    }
+
+    /// Tells the metrics, once it is committed.
+    pub(super) fn tell(&self) {
+        for (reason, n) in &self.counts {
+            metrics::counter!("countersign_suppressed_total", "reason" => *reason).increment(*n);
         }
     }
-    Ok(over)
 }

@@ -1,24 +1,31 @@
 //! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
 
 use super::db::{Arg, Error, Statement, Tx};
+use super::governor::{Asking, Gate};
+use super::policies::rules_of;
 use super::pushes::push_of;
 use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
 use crate::clock::Millis;
-use crate::domain::{Content, Target, UserStatus};
+use crate::domain::{Content, Rules, Target, UserStatus};
 use crate::id::{PushId, StoreId, UserId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// How many pushes one job carries at most. An interactive push waits for no other one, so its jobs stay small.
 const JOB_INTERACTIVE: usize = 16;
 const JOB_BULK: usize = 200;
 
 static USERS: Statement = Statement::new(
-    "SELECT r.value->>'n' AS n, u.id, u.status, u.codes_blocked_until FROM {each:$1} JOIN users u
-       ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
-     UNION ALL
-     SELECT r.value->>'n' AS n, u.id, u.status, u.codes_blocked_until FROM {each:$2} JOIN users u ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user'",
+    "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown
+     FROM (SELECT r.value->>'n' AS n, r.value->>'rp' AS rp, u.id FROM {each:$1} JOIN users u
+         ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
+       UNION ALL
+       SELECT r.value->>'n', r.value->>'rp', u.id FROM {each:$2} JOIN users u
+         ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user') AS f
+     JOIN users u ON u.id = f.id
+     LEFT JOIN push_policies pp ON pp.store_id = u.store_id AND pp.rp = f.rp
+     LEFT JOIN denials dn ON dn.user_id = f.id AND dn.rp = f.rp",
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.*, p.idem_key AS used_key, p.idem_hash AS used_hash FROM {each:$1}
@@ -111,6 +118,8 @@ pub enum Taken {
     UserInactive(UserStatus),
     /// Too many wrong codes were typed for this user: nothing that wants one is asked until this time.
     CodesBlocked(Millis),
+    /// The push policy allows one open prompt, and there is one.
+    PromptOpen,
 }
 
 /// How long a push may wait for a worker before its job counts as lost.
@@ -172,16 +181,51 @@ pub(super) fn jobs<'a>(
     messages
 }
 
-type Users = HashMap<usize, (UserId, UserStatus, Option<Millis>)>;
+/// Whom a push is for.
+struct Person {
+    id: UserId,
+    status: UserStatus,
+    codes_blocked_until: Option<Millis>,
+    approved_at: Option<Millis>,
+    denied_at: Option<Millis>,
+    rules: Rules,
+}
 
-async fn users_of(tx: &mut Tx, new: &[NewPush]) -> Result<Users, Error> {
+impl Person {
+    /// Why this person may not be asked at all.
+    fn refusal(&self, push: &NewPush, now: Millis) -> Option<Taken> {
+        if self.status != UserStatus::Active {
+            return Some(Taken::UserInactive(self.status));
+        }
+        let blocked = self.codes_blocked_until.filter(|until| *until > now);
+        blocked
+            .filter(|_| push.match_required)
+            .map(Taken::CodesBlocked)
+    }
+
+    fn asking<'a>(&'a self, push: &'a NewPush) -> Asking<'a> {
+        Asking {
+            push,
+            user: &self.id,
+            rules: self.rules,
+            approved_at: self.approved_at,
+            denied_at: self.denied_at,
+        }
+    }
+}
+
+type People = HashMap<usize, Person>;
+
+async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
     let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
     for (n, push) in new.iter().enumerate() {
-        let n = n.to_string();
+        let (n, rp) = (n.to_string(), &push.content.relying_party);
         match &push.user {
-            UserRef::Id(user) => by_id.push(json!({"n": n, "store": push.store, "user": user})),
+            UserRef::Id(user) => {
+                by_id.push(json!({"n": n, "store": push.store, "user": user, "rp": rp}));
+            }
             UserRef::External(user) => {
-                by_external.push(json!({"n": n, "store": push.store, "user": user}));
+                by_external.push(json!({"n": n, "store": push.store, "user": user, "rp": rp}));
             }
         }
     }
@@ -192,8 +236,15 @@ async fn users_of(tx: &mut Tx, new: &[NewPush]) -> Result<Users, Error> {
     rows.iter()
         .map(|row| {
             let n = row.text("n")?.parse().map_err(|_| Error::Row("n"))?;
-            let blocked = row.maybe_int("codes_blocked_until")?;
-            Ok((n, (parsed(row, "id")?, parsed(row, "status")?, blocked)))
+            let person = Person {
+                id: parsed(row, "id")?,
+                status: parsed(row, "status")?,
+                codes_blocked_until: row.maybe_int("codes_blocked_until")?,
+                approved_at: row.maybe_int("last_approved_at")?,
+                denied_at: row.maybe_int("denied_at")?,
+                rules: rules_of(row)?,
+            };
+            Ok((n, person))
         })
         .collect()
 }
@@ -231,6 +282,23 @@ fn replayed(push: &NewPush, known: &Known) -> Option<Taken> {
     })
 }
 
+/// Writes those that are let in. Gives the identifiers of those that are there now because of it.
+async fn add(tx: &mut Tx, asking: &[Asking<'_>], gate: &Gate) -> Result<HashSet<String>, Error> {
+    let mut rows: Vec<_> = asking
+        .iter()
+        .filter(|one| !gate.refuses(&one.push.id))
+        .map(|one| (one.push, row_of(one.push, one.user)))
+        .collect();
+    // Two batches with the same keys take them in one order, and neither waits for the other in a circle.
+    rows.sort_by_key(|(push, _)| push.idempotency.as_ref().map(|(key, _)| (&push.store, key)));
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
+    let added = tx.fetch(&ADD, &[Arg::Text(&to_json(&rows))]).await?;
+    added.iter().map(|row| row.text("id")).collect()
+}
+
 impl Store {
     /// The push that an idempotency key has made, and the hash of the request that came with it.
     pub async fn push_of_key(
@@ -249,35 +317,25 @@ impl Store {
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
         let mut tx = self.db.begin().await?;
         let known = known_keys(&mut tx, new).await?;
-        let users = users_of(&mut tx, new).await?;
-        let mut taken: Vec<Option<Taken>> = Vec::with_capacity(new.len());
-        let mut rows = Vec::new();
-        for (n, push) in new.iter().enumerate() {
-            let result = replayed(push, &known).or_else(|| match users.get(&n) {
-                None => Some(Taken::NoUser),
-                Some((_, UserStatus::Active, Some(until)))
-                    if push.match_required && *until > now =>
-                {
-                    Some(Taken::CodesBlocked(*until))
-                }
-                Some((user, UserStatus::Active, _)) => {
-                    rows.push(row_of(push, user));
-                    None
-                }
-                Some((_, status, _)) => Some(Taken::UserInactive(*status)),
-            });
-            taken.push(result);
-        }
-        if rows.is_empty() {
-            return Ok(taken.into_iter().flatten().collect());
-        }
-        let added = tx.fetch(&ADD, &[Arg::Text(&to_json(&rows))]).await?;
-        let added: std::collections::HashSet<String> = added
+        let people = people_of(&mut tx, new).await?;
+        let done: Vec<Option<Taken>> = new
             .iter()
-            .map(|row| row.text("id"))
-            .collect::<Result<_, _>>()?;
+            .enumerate()
+            .map(|(n, push)| {
+                replayed(push, &known).or_else(|| match people.get(&n) {
+                    None => Some(Taken::NoUser),
+                    Some(person) => person.refusal(push, now),
+                })
+            })
+            .collect();
+        let asking: Vec<_> = (0..new.len())
+            .filter(|n| done[*n].is_none())
+            .filter_map(|n| Some(people.get(&n)?.asking(&new[n])))
+            .collect();
+        let gate = Gate::open(&mut tx, &asking, now).await?;
+        let added = add(&mut tx, &asking, &gate).await?;
         // Somebody else took the key between the look and the insert, or it came twice in this batch.
-        let raced = taken
+        let raced = done
             .iter()
             .zip(new)
             .any(|(done, push)| done.is_none() && !added.contains(push.id.as_str()));
@@ -286,28 +344,36 @@ impl Store {
         } else {
             known
         };
-        let results: Vec<Taken> = taken
+        let results: Vec<Taken> = done
             .into_iter()
             .enumerate()
             .map(|(n, done)| {
                 let push = &new[n];
                 done.or_else(|| {
-                    let user = users.get(&n).filter(|_| added.contains(push.id.as_str()));
-                    user.map(|(user, _, _)| Taken::New(user.clone()))
+                    let person = people.get(&n).filter(|_| added.contains(push.id.as_str()));
+                    person.map(|person| Taken::New(person.id.clone()))
                 })
                 .or_else(|| replayed(push, &known))
+                .or_else(|| gate.refuses(&push.id).then_some(Taken::PromptOpen))
                 .unwrap_or(Taken::NoUser)
             })
             .collect();
+        let settled = gate.settle(&mut tx, &added, now).await?;
+        if added.is_empty() {
+            settled.tell();
+            return Ok(results);
+        }
         let fresh = new
             .iter()
-            .filter(|push| added.contains(push.id.as_str()))
+            .filter(|push| added.contains(push.id.as_str()) && !settled.ended.contains(&push.id))
             .map(|push| (&push.store, push.lane, &push.id));
-        let messages = jobs(fresh, now);
+        let mut messages = jobs(fresh, now);
+        messages.extend_from_slice(&settled.messages);
         crate::crash::point("A2");
         Outbox::add(&mut tx, &messages, now + LEASE).await?;
         tx.commit().await?;
         crate::crash::point("A3");
+        settled.tell();
         self.handover.published_soon(messages);
         Ok(results)
     }

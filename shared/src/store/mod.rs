@@ -31,7 +31,7 @@ pub use enrolment::{CodeRefused, EnrolRefused, EnrolmentCode, MAX_OPEN_CODES, Ne
 pub use intake::{NewProcess, NewPush, Taken, UserRef};
 pub use notices::Notice;
 pub use outbox::{Class, Committed, Handover, LEASE, Outbox};
-pub use policies::{AppkeyPolicy, Definition, MAX_PROMPTS, PushPolicy, SealedPolicy};
+pub use policies::{AppkeyPolicy, Definition, PushPolicy, SealedPolicy};
 pub use process::{InstanceEnd, Opened, Started};
 pub use pushes::{DeliveryRow, Page, PushRow};
 pub use record::{Recorded, Result as DeliveryResult};

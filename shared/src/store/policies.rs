@@ -2,15 +2,18 @@
 
 use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
-use super::{Store, json, parsed, to_json};
+use super::{Store, json, maybe_parsed, parsed, to_json};
 use crate::audit::Act;
 use crate::clock::Millis;
+use crate::domain::Rules;
 use crate::id::StoreId;
 use serde_json::Value;
 
 static PUT_PUSH: Statement = Statement::new(
-    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts) VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts, open_prompts, cooldown)
+     VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9)
      ON CONFLICT (store_id, rp) DO UPDATE SET name = excluded.name, apns = excluded.apns, fcm = excluded.fcm, max_prompts = excluded.max_prompts,
+       open_prompts = excluded.open_prompts, cooldown = excluded.cooldown,
        updated_at = CASE WHEN excluded.updated_at > push_policies.updated_at THEN excluded.updated_at ELSE push_policies.updated_at + 1 END
      RETURNING created_at, updated_at",
 );
@@ -49,12 +52,9 @@ pub struct SealedPolicy {
     pub apns: Option<String>,
     /// A sealed [`crate::domain::FcmCredential`].
     pub fcm: Option<String>,
-    /// How often a user may be asked in a minute without an approval; [`MAX_PROMPTS`] where it is not said.
-    pub max_prompts: Option<i64>,
+    /// How often and with what its users are asked.
+    pub rules: Rules,
 }
-
-/// How often a user may be asked in a minute without an approval, where the push policy does not say.
-pub const MAX_PROMPTS: i64 = 3;
 
 /// A push policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +112,16 @@ pub struct Definition {
     pub start_url: String,
 }
 
+/// What a row says of the rules; the default where it says nothing, or where there is no policy.
+pub(super) fn rules_of(row: &Row) -> Result<Rules, Error> {
+    let default = Rules::default();
+    Ok(Rules {
+        max_prompts: row.maybe_int("max_prompts")?.unwrap_or(default.max_prompts),
+        open_prompts: maybe_parsed(row, "open_prompts")?.unwrap_or(default.open_prompts),
+        cooldown: row.maybe_int("cooldown")?.unwrap_or(default.cooldown),
+    })
+}
+
 fn policy_of(row: &Row) -> Result<PushPolicy, Error> {
     Ok(PushPolicy {
         store: parsed(row, "store_id")?,
@@ -120,7 +130,7 @@ fn policy_of(row: &Row) -> Result<PushPolicy, Error> {
             name: row.text("name")?,
             apns: row.maybe_text("apns")?,
             fcm: row.maybe_text("fcm")?,
-            max_prompts: row.maybe_int("max_prompts")?,
+            rules: rules_of(row)?,
         },
         created_at: row.int("created_at")?,
         updated_at: row.int("updated_at")?,
@@ -152,12 +162,15 @@ impl Store {
             Arg::MaybeText(sealed.apns.as_deref()),
             Arg::MaybeText(sealed.fcm.as_deref()),
             Arg::Int(now),
-            Arg::MaybeInt(sealed.max_prompts),
+            Arg::Int(sealed.rules.max_prompts),
+            Arg::Text(sealed.rules.open_prompts.as_str()),
+            Arg::Int(sealed.rules.cooldown),
         ];
         let mut tx = self.db.begin().await?;
         let rows = tx.fetch(&PUT_PUSH, &args).await?;
         let facts = serde_json::json!({"relying_party": rp, "apns": sealed.apns.is_some(), "fcm": sealed.fcm.is_some(),
-            "max_prompts": sealed.max_prompts});
+            "max_prompts": sealed.rules.max_prompts,
+            "open_prompts": sealed.rules.open_prompts, "cooldown": sealed.rules.cooldown});
         self.set(tx, store, Act::PushPolicySet, facts, now).await?;
         let row = rows.first().ok_or(Error::Row("push_policies"))?;
         Ok(PushPolicy {

@@ -19,7 +19,7 @@ const REMEMBERED: Millis = 24 * 3_600_000;
 const KEPT: Millis = 30 * 24 * 3_600_000;
 
 static EXPIRE: Statement = Statement::new(
-    "UPDATE pushes SET ended_at = $1, escalate_at = NULL,
+    "UPDATE pushes SET ended_at = $1, escalate_at = NULL, fan_out_due = NULL,
        state = CASE WHEN kind = 'generic' AND EXISTS
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'completed' ELSE 'expired' END,
        reason = CASE WHEN kind = 'generic' AND EXISTS

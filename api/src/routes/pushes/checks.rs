@@ -13,7 +13,7 @@ const MAX_DURATION_RANGE: std::ops::RangeInclusive<Millis> = 60_000..=3_600_000;
 const ESCALATE_RANGE: std::ops::RangeInclusive<Millis> = 1_000..=600_000;
 
 /// Milliseconds of a text such as `120s`.
-pub(super) fn seconds(text: &str) -> Option<Millis> {
+pub(crate) fn seconds(text: &str) -> Option<Millis> {
     let digits = text.strip_suffix('s')?;
     digits
         .parse::<Millis>()

@@ -399,6 +399,7 @@ fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
         Taken::Replayed(row) => Ok(replay(app, &row, push.expires_at - push.created_at)),
         Taken::KeyReused => Err(Code::IdempotencyReused.into()),
         Taken::NoUser => Err(Code::NotFound.into()),
+        Taken::PromptOpen => Err(Code::PromptOpen.into()),
         Taken::CodesBlocked(until) => {
             Err(Problem::new(Code::CodesBlocked).with("until", rfc3339(until)))
         }

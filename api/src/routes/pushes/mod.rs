@@ -7,6 +7,8 @@ pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod show;
 
+pub(crate) use checks::seconds;
+
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Code, Problem};
