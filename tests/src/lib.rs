@@ -10,6 +10,7 @@
 )]
 
 mod canary;
+pub mod musts;
 mod process;
 mod tap;
 mod world;
