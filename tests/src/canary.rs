@@ -11,7 +11,7 @@ use lapin::{Connection, ConnectionProperties, ExchangeKind};
 use serde_json::Value;
 use shared::broker::rabbit::topology::{Names, Topology};
 use simulator::Gateway;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -152,21 +152,21 @@ impl Canaries {
         gateway: &Gateway,
         folder: &Path,
     ) -> Vec<String> {
-        let words = self.words.lock().unwrap().clone();
+        let all = self.words.lock().unwrap().clone();
+        let words = Wanted::new(all.clone());
         let mut leaks = Vec::new();
         // The token is the address itself: a provider must be told it.
-        let mut for_providers = words.clone();
-        for_providers.retain(|_, field| *field != "token");
+        let for_providers = Wanted::new(all.into_iter().filter(|(_, field)| *field != "token"));
         for receipt in gateway.journal() {
             let body = receipt.body.expose().as_bytes();
-            if let Some((word, field)) = found(&for_providers, body) {
+            if let Some((word, field)) = for_providers.found(body) {
                 leaks.push(format!("a provider was told the {field} {word:?}"));
             }
         }
         for file in std::fs::read_dir(folder).unwrap() {
             let path = file.unwrap().path();
             if path.extension().is_some_and(|end| end == "log")
-                && let Some((word, field)) = found(&words, &std::fs::read(&path).unwrap())
+                && let Some((word, field)) = words.found(&std::fs::read(&path).unwrap())
             {
                 leaks.push(format!(
                     "the log {} holds the {field} {word:?}",
@@ -179,7 +179,7 @@ impl Canaries {
             bodies.extend(kept(folder).await);
         }
         for body in &bodies {
-            if let Some((word, field)) = found(&words, body) {
+            if let Some((word, field)) = words.found(body) {
                 let body = String::from_utf8_lossy(body);
                 leaks.push(format!("the broker carried the {field} {word:?} in {body}"));
             }
@@ -232,31 +232,49 @@ fn walk(value: &Value, see: &mut impl FnMut(&str, &str)) {
     }
 }
 
-/// The first of `words` in `text` that stands alone there: six digits inside of a longer number are no code.
-fn found<'a>(
-    words: &'a BTreeMap<String, &'static str>,
-    text: &[u8],
-) -> Option<(&'a str, &'static str)> {
-    let text = String::from_utf8_lossy(text);
-    let alone = |word: &str| {
-        text.match_indices(word).any(|(at, _)| {
-            let before = text[..at].chars().next_back();
-            let after = text[at + word.len()..].chars().next();
-            [before, after]
-                .into_iter()
-                .flatten()
-                .all(|c| !c.is_alphanumeric())
-        })
-    };
-    words
-        .iter()
-        .find(|(word, _)| alone(word))
-        .map(|(word, field)| (word.as_str(), *field))
+/// What is looked for.
+struct Wanted {
+    /// Letters and digits only: found by taking the text apart, however many they are.
+    plain: HashMap<String, &'static str>,
+    other: Vec<(String, &'static str)>,
+}
+
+impl Wanted {
+    fn new(words: impl IntoIterator<Item = (String, &'static str)>) -> Self {
+        let (plain, other): (Vec<_>, Vec<_>) = words
+            .into_iter()
+            .partition(|(word, _)| word.chars().all(char::is_alphanumeric));
+        Self {
+            plain: plain.into_iter().collect(),
+            other,
+        }
+    }
+
+    /// The first of them in `text` that stands alone there: six digits inside of a longer number are no code.
+    fn found(&self, text: &[u8]) -> Option<(&str, &'static str)> {
+        let text = String::from_utf8_lossy(text);
+        let mut parts = text.split(|c: char| !c.is_alphanumeric());
+        let plain = parts.find_map(|part| self.plain.get_key_value(part));
+        let alone = |word: &str| {
+            text.match_indices(word).any(|(at, _)| {
+                let before = text[..at].chars().next_back();
+                let after = text[at + word.len()..].chars().next();
+                [before, after]
+                    .into_iter()
+                    .flatten()
+                    .all(|c| !c.is_alphanumeric())
+            })
+        };
+        let other = || self.other.iter().find(|(word, _)| alone(word));
+        plain
+            .map(|(word, field)| (word.as_str(), *field))
+            .or_else(|| other().map(|(word, field)| (word.as_str(), *field)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Canaries, found};
+    use super::{Canaries, Wanted};
     use serde_json::json;
 
     #[test]
@@ -267,9 +285,11 @@ mod tests {
         );
         let words = canaries.words.lock().unwrap().clone();
         assert_eq!(words.len(), 1, "{words:?}");
-        assert!(found(&words, b"{\"code\":\"123456\"}").is_some());
-        assert!(found(&words, b"code=123456 ").is_some());
-        assert!(found(&words, b"at 1712345678").is_none());
-        assert!(found(&words, b"12:00:00.123456Z").is_none());
+        let words = Wanted::new(words.into_iter().chain([("two words".to_owned(), "title")]));
+        assert!(words.found(b"{\"code\":\"123456\"}").is_some());
+        assert!(words.found(b"code=123456 ").is_some());
+        assert!(words.found(b"with two words in it").is_some());
+        assert!(words.found(b"at 1712345678").is_none());
+        assert!(words.found(b"12:00:00.123456Z").is_none());
     }
 }

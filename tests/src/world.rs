@@ -413,8 +413,13 @@ impl World {
         Some((process, address.trim().to_owned()))
     }
 
-    /// Registers a phone for the user. Gives the device.
+    /// Registers a phone for the user `ada`. Gives the device.
     pub async fn register(&self, phone: &Phone) -> DeviceId {
+        self.register_for(&self.user, phone).await
+    }
+
+    /// Registers a phone for a user. Gives the device.
+    pub async fn register_for(&self, user: &str, phone: &Phone) -> DeviceId {
         let platform = match phone.provider() {
             Provider::Apns => "ios",
             Provider::Fcm => "android",
@@ -422,7 +427,7 @@ impl World {
         let body = json!({"name": phone.name(), "relying_party": RP, "platform": platform, "public_key": phone.public_jwk(),
             "push_address": {"provider": phone.provider(), "token": phone.push_token().expose()}});
         let made = self
-            .in_store("POST", &format!("users/{}/devices", self.user), &body)
+            .in_store("POST", &format!("users/{user}/devices"), &body)
             .await;
         let device: DeviceId = made["id"].as_str().unwrap().parse().unwrap();
         phone.enrolled(device.clone(), self.store.clone(), &self.address);
