@@ -13,7 +13,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use shared::clock::{SharedClock, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret};
-use shared::domain::{ApnsCredential, FcmCredential, Provider, Rules};
+use shared::domain::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider, Rules};
 use shared::id::StoreId;
 use shared::secret::Secret;
 use shared::store::{Address, Definition, InstanceEnd, NewDevice, PushPolicy, SealedPolicy, Store};
@@ -132,11 +132,11 @@ async fn seed(
         .map_err(database)?
         .ok_or_else(|| Failure::new(Exit::Failed, "the seeded user exists already"))?;
     let mut phones = Vec::new();
-    for (name, provider, platform) in [
-        ("Ada's iPhone", Provider::Apns, "ios"),
-        ("Ada's Pixel", Provider::Fcm, "android"),
+    for (name, provider, platform, algorithm) in [
+        ("Ada's iPhone", Provider::Apns, "ios", KeyAlgorithm::Es256),
+        ("Ada's Pixel", Provider::Fcm, "android", KeyAlgorithm::EdDsa),
     ] {
-        let phone = Phone::new(provider, name);
+        let phone = Phone::with_key(provider, name, algorithm);
         let key: DeviceKey = serde_json::from_value(phone.public_jwk())
             .map_err(|error| failed("a phone's key cannot be read", &error))?;
         let new = NewDevice {
@@ -154,7 +154,8 @@ async fn seed(
             .await
             .map_err(database)?
             .map_err(|_| Failure::new(Exit::Failed, "a phone cannot be registered"))?;
-        phone.enrolled(device.id, tenant.clone(), "");
+        let server_key = secret.signer().public().clone();
+        phone.enrolled(device.id, tenant.clone(), server_key, "");
         phones.push(phone.save());
     }
     let seed = Seed {
@@ -322,13 +323,7 @@ impl Dev {
         for saved in seed.phones {
             let phone = Phone::load(saved)
                 .map_err(|error| failed("a saved phone cannot be read", &error))?;
-            if let Some(identity) = phone.identity() {
-                phone.enrolled(
-                    identity.device,
-                    identity.store,
-                    &format!("http://{listening}"),
-                );
-            }
+            phone.moved(&format!("http://{listening}"));
             fleet.add(&phone, Behaviour::Manual);
         }
         Ok(Self {

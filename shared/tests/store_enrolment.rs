@@ -58,7 +58,7 @@ fn device() -> NewDevice {
             kty: "EC".to_owned(),
             crv: "P-256".to_owned(),
             x: coordinate(),
-            y: coordinate(),
+            y: Some(coordinate()),
         },
         address: Some(Address {
             provider: Provider::Apns,

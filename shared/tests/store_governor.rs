@@ -43,7 +43,7 @@ async fn beds(test: &str, rules: Rules) -> Vec<Bed> {
             kty: "EC".to_owned(),
             crv: "P-256".to_owned(),
             x: random_text::<32>(),
-            y: random_text::<32>(),
+            y: Some(random_text::<32>()),
         };
         let device = NewDevice {
             rp: RP.to_owned(),

@@ -43,7 +43,7 @@ fn key() -> DeviceKey {
         kty: "EC".to_owned(),
         crv: "P-256".to_owned(),
         x: coordinate(),
-        y: coordinate(),
+        y: Some(coordinate()),
     }
 }
 

@@ -188,6 +188,7 @@ async fn a_foreign_and_a_revoked_device_are_turned_away_and_named_in_the_log() {
         stranger.enrolled(
             device.parse().unwrap(),
             world.store.clone(),
+            phone.identity().unwrap().server_key,
             world.address(),
         );
         let yes = Decision::Approve { code };

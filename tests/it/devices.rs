@@ -188,7 +188,7 @@ async fn a_revoked_device_is_refused_by_every_process_at_once() {
             .map_or(world.address(), |(_, address)| address);
         let elsewhere = Phone::load(phone.save()).unwrap();
         let identity = phone.identity().unwrap();
-        elsewhere.enrolled(identity.device.clone(), identity.store, address);
+        elsewhere.moved(address);
         // Both processes know it well.
         for _ in 0..3 {
             phone.pending().await.unwrap();

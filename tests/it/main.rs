@@ -10,6 +10,7 @@ mod delivery;
 mod dev;
 mod devices;
 mod enrolment;
+mod keys;
 mod kinds;
 mod policies;
 mod queues;

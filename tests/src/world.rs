@@ -430,7 +430,13 @@ impl World {
             .in_store("POST", &format!("users/{user}/devices"), &body)
             .await;
         let device: DeviceId = made["id"].as_str().unwrap().parse().unwrap();
-        phone.enrolled(device.clone(), self.store.clone(), &self.address);
+        let server_key = serde_json::from_value(made["server_key"].clone()).unwrap();
+        phone.enrolled(
+            device.clone(),
+            self.store.clone(),
+            server_key,
+            &self.address,
+        );
         self.fleet.add(phone, Behaviour::Manual);
         device
     }

@@ -1,6 +1,9 @@
 //! A device enrols itself, with nothing but a code and its key.
 
-use super::user_devices::{Jwk, Platform, PushAddress, key_and_address, platform_faults, refused};
+use super::server_key::ServerKeyView;
+use super::user_devices::{
+    Jwk, Platform, PushAddress, algorithm_fault, key_and_address, platform_faults, refused,
+};
 use crate::app::App;
 use crate::body::Valid;
 use crate::problem::{Code, Problem};
@@ -8,7 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use shared::crypto::{Binding, ServerKey};
+use shared::crypto::Binding;
 use shared::store::{EnrolRefused, NewDevice};
 use utoipa::ToSchema;
 
@@ -23,7 +26,7 @@ pub(crate) struct Enrolment {
     name: String,
     /// `ios`, `android` or `web`; the relying party's appkey policy says which may enrol.
     platform: Platform,
-    /// The public half of a key that the device has made: P-256, as a JWK (RFC 7517).
+    /// The public half of a key that the device has made, as a JWK (RFC 7517): P-256 or Ed25519.
     public_key: Jwk,
     /// Where its wake-ups go. Without one the device is reached by its own fetching only.
     #[serde(default)]
@@ -41,8 +44,7 @@ pub(crate) struct EnrolledView {
     relying_party: String,
     state: String,
     /// The server's key, to be pinned. Its `kid` must be the one that the link named.
-    #[schema(value_type = Object)]
-    server_key: ServerKey,
+    server_key: ServerKeyView,
 }
 
 fn refuse(why: &str) -> Problem {
@@ -69,7 +71,7 @@ pub(crate) async fn enrol(
         return Err(refuse("unknown"));
     };
     let now = app.clock.now();
-    let server_key = app.secret.signer().public().clone();
+    let server_key = app.secret.signer().public();
     let binding = Binding {
         store: &code.store,
         code: &sent.code,
@@ -81,7 +83,8 @@ pub(crate) async fn enrol(
     let policy = app.store.appkey_policy(&code.store, &code.rp).await?;
     // Only who holds an open code learns what the policy takes.
     let state = code.state(now).as_str();
-    let faults = platform_faults(&policy, sent.platform);
+    let mut faults = platform_faults(&policy, sent.platform);
+    faults.extend(algorithm_fault(&policy, &key));
     if !faults.is_empty() {
         return Err(if state == "open" {
             Problem::faults(faults)
@@ -113,7 +116,7 @@ pub(crate) async fn enrol(
             store: device.store.to_string(),
             relying_party: device.rp,
             state: device.state.to_string(),
-            server_key,
+            server_key: server_key.into(),
         }),
     ))
 }

@@ -12,6 +12,7 @@ mod keys;
 mod policies;
 mod process;
 mod pushes;
+mod server_key;
 mod stores;
 mod user_devices;
 mod users;
@@ -97,6 +98,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(device::siblings::revoke))
         .routes(routes!(device::notices::notices))
         .routes(routes!(device::notices::seen))
+        .routes(routes!(server_key::server_key))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
 }

@@ -12,7 +12,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use shared::clock::{Millis, rfc3339};
 use shared::crypto::{is_apns_key, is_rsa_key};
-use shared::domain::{ApnsCredential, FcmCredential, OpenPrompts, Provider, Rules};
+use shared::domain::{ApnsCredential, FcmCredential, KeyAlgorithm, OpenPrompts, Provider, Rules};
 use shared::secret::Secret;
 use shared::store::{AppkeyPolicy, PushPolicy, SealedPolicy};
 use utoipa::ToSchema;
@@ -372,6 +372,31 @@ pub(crate) struct AppkeyPolicyView {
     max_devices: i64,
     /// The least that an approval must assert: `none`, `device` or `biometric`.
     user_verification: VerificationWord,
+    /// How the keys sign that may register: `ES256` (P-256), `EdDSA` (Ed25519); both when left out.
+    #[serde(default = "both")]
+    #[schema(min_items = 1, max_items = 2)]
+    algorithms: Vec<AlgorithmWord>,
+}
+
+fn both() -> Vec<AlgorithmWord> {
+    vec![AlgorithmWord::Es256, AlgorithmWord::EdDsa]
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub(crate) enum AlgorithmWord {
+    #[serde(rename = "ES256")]
+    Es256,
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl From<AlgorithmWord> for KeyAlgorithm {
+    fn from(word: AlgorithmWord) -> Self {
+        match word {
+            AlgorithmWord::Es256 => Self::Es256,
+            AlgorithmWord::EdDsa => Self::EdDsa,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
@@ -411,6 +436,12 @@ pub(crate) async fn put_appkey(
         platforms: body.value.platforms.iter().map(word).collect(),
         max_devices: body.value.max_devices,
         user_verification: word(&body.value.user_verification),
+        algorithms: body
+            .value
+            .algorithms
+            .iter()
+            .map(|&one| one.into())
+            .collect(),
     };
     caller
         .store(&app)
@@ -431,6 +462,6 @@ pub(crate) async fn show_appkey(
     let policy = app.store.appkey_policy(&store, &rp).await?;
     Ok(Json(
         serde_json::json!({"platforms": policy.platforms, "max_devices": policy.max_devices,
-        "user_verification": policy.user_verification}),
+        "user_verification": policy.user_verification, "algorithms": policy.algorithms}),
     ))
 }

@@ -1,6 +1,7 @@
 //! A user's devices: a key, and apart from it a push address.
 
 use super::id;
+use super::server_key::ServerKeyView;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Valid;
@@ -29,7 +30,8 @@ pub(crate) struct Registration {
     relying_party: String,
     /// `ios`, `android` or `web`; the relying party's appkey policy says which may register.
     platform: Platform,
-    /// The public half of a key that the device has made: P-256, as a JWK (RFC 7517).
+    /// The public half of a key that the device has made, as a JWK (RFC 7517): P-256 for ES256, Ed25519 for EdDSA. The relying party's
+    /// appkey policy says which may register.
     public_key: Jwk,
     /// Where its wake-ups go. Without one the device is reached by its own fetching only.
     #[serde(default)]
@@ -57,18 +59,19 @@ impl Platform {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Jwk {
-    /// `EC`.
+    /// `EC` or `OKP`.
     #[schema(max_length = 10)]
     kty: String,
-    /// `P-256`.
+    /// `P-256` or `Ed25519`.
     #[schema(max_length = 10)]
     crv: String,
     /// base64url, 32 bytes.
     #[schema(max_length = 64)]
     x: String,
-    /// base64url, 32 bytes.
+    /// base64url, 32 bytes; with `EC`, and only then.
+    #[serde(default)]
     #[schema(max_length = 64)]
-    y: String,
+    y: Option<String>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -138,6 +141,8 @@ pub(crate) struct DeviceView {
     relying_party: String,
     name: String,
     platform: String,
+    /// `ES256` or `EdDSA`: the only one that its signatures may have.
+    algorithm: String,
     /// `active`, `blocked` or `revoked`.
     state: String,
     /// `none`, `valid` or `invalid`: apart from the key.
@@ -155,12 +160,24 @@ impl From<Device> for DeviceView {
             relying_party: device.rp,
             name: device.name,
             platform: device.platform,
+            algorithm: device
+                .key
+                .algorithm()
+                .map_or_else(String::new, |one| one.as_str().to_owned()),
             state: device.state.to_string(),
             push_address: device.address_state.to_string(),
             provider: device.address_provider.map(|p| p.to_string()),
             created_at: rfc3339(device.created_at),
         }
     }
+}
+
+/// A device, and what it keeps for good: the key that its prompts are signed with.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Registered {
+    #[serde(flatten)]
+    device: DeviceView,
+    server_key: ServerKeyView,
 }
 
 /// Why a device was not added.
@@ -181,6 +198,16 @@ pub(crate) fn platform_faults(policy: &AppkeyPolicy, platform: Platform) -> Vec<
     fault.into_iter().collect()
 }
 
+/// Is this a kind of key that the relying party takes?
+pub(crate) fn algorithm_fault(policy: &AppkeyPolicy, key: &DeviceKey) -> Option<Fault> {
+    let algorithm = key.algorithm();
+    let taken = algorithm.is_some_and(|one| policy.algorithms.contains(&one));
+    let words = policy.algorithms.iter().map(|one| one.as_str());
+    let words: Vec<_> = words.collect();
+    let detail = format!("the appkey policy takes keys for {}", words.join(", "));
+    (!taken).then(|| Fault::new("/public_key", "not_allowed", detail))
+}
+
 /// What a device brings with it, or what is wrong with it.
 pub(crate) fn key_and_address(
     key: Jwk,
@@ -190,7 +217,7 @@ pub(crate) fn key_and_address(
     let Jwk { kty, crv, x, y } = key;
     let key = DeviceKey { kty, crv, x, y };
     if !key.is_sound() {
-        let detail = "a point on P-256 is needed";
+        let detail = "a point on P-256 (EC) or a public key of Ed25519 (OKP) is needed";
         faults.push(Fault::new("/public_key", "wrong_form", detail));
         return None;
     }
@@ -207,19 +234,23 @@ pub(crate) fn key_and_address(
 /// again gives the device that it made.
 #[utoipa::path(post, path = "/v1/stores/{store}/users/{user}/devices", tag = "devices",
     params(("store" = String, Path), ("user" = String, Path)), request_body = Registration,
-    responses((status = 201, body = DeviceView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+    responses((status = 201, body = Registered), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
 pub(crate) async fn register(
     State(app): State<App>,
     caller: Caller,
     Path((store, user)): Path<(String, String)>,
     body: Valid<Registration>,
-) -> Result<(StatusCode, Json<DeviceView>), Problem> {
+) -> Result<(StatusCode, Json<Registered>), Problem> {
     let store = caller.may(&app, &store, "directory").await?;
     let user: UserId = id(&user)?;
     let sent = body.value;
     let policy = app.store.appkey_policy(&store, &sent.relying_party).await?;
     let mut faults = platform_faults(&policy, sent.platform);
     let parts = key_and_address(sent.public_key, sent.push_address, &mut faults);
+    let unfit = parts
+        .as_ref()
+        .and_then(|(key, _)| algorithm_fault(&policy, key));
+    faults.extend(unfit);
     let Some((key, address)) = parts.filter(|_| faults.is_empty()) else {
         return Err(Problem::faults(faults));
     };
@@ -235,7 +266,12 @@ pub(crate) async fn register(
         .add_device(&store, &user, &new, policy.max_devices, app.clock.now())
         .await?;
     match added {
-        Ok(device) => Ok((StatusCode::CREATED, Json(device.into()))),
+        Ok(device) => {
+            let device = device.into();
+            let server_key = app.secret.signer().public().into();
+            let registered = Registered { device, server_key };
+            Ok((StatusCode::CREATED, Json(registered)))
+        }
         Err(why) => Err(refused(why, policy.max_devices)),
     }
 }

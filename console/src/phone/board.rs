@@ -121,6 +121,7 @@ impl Board {
         let link = match tokio::time::timeout(PATIENCE, self.fetch(phone)).await {
             Ok(Ok(())) => Link::Online,
             Ok(Err(Error::NotEnrolled | Error::Refused { .. })) => Link::Unknown,
+            Ok(Err(Error::NotGenuine(_))) => Link::Forged,
             Ok(Err(
                 Error::Base(_)
                 | Error::Unreachable(_)

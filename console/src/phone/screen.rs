@@ -23,6 +23,8 @@ pub(super) enum Link {
     Online,
     /// The API does not know the phone.
     Unknown,
+    /// A prompt came that the server has not signed; nothing of it is shown.
+    Forged,
     /// No answer.
     Offline,
 }

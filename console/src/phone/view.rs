@@ -108,6 +108,7 @@ fn one(at: usize, phone: &Phone, screen: &Screen, now: Millis) -> Markup {
         (false, Link::Online) => ("on", "Live"),
         (false, Link::New) => ("off", "Starting"),
         (false, Link::Unknown) => ("bad", "Not registered"),
+        (false, Link::Forged) => ("bad", "Refused: not signed by the server"),
         (false, Link::Offline) => ("bad", "No connection"),
     };
     let over = screen.cards.len().saturating_sub(CARDS);

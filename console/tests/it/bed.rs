@@ -236,7 +236,8 @@ impl Bed {
             });
             let device = self.api(Method::POST, &path, &device).await;
             let id = device["id"].as_str().unwrap().parse().unwrap();
-            phone.enrolled(id, self.tenant.clone(), &self.url);
+            let server_key = serde_json::from_value(device["server_key"].clone()).unwrap();
+            phone.enrolled(id, self.tenant.clone(), server_key, &self.url);
             self.fleet.add(&phone, Behaviour::Manual);
         }
     }

@@ -1,62 +1,25 @@
 //! What a device signs, and how it is checked. The format: `docs/device-protocol.md`.
 
-use super::{same_text, sha256_text};
+use super::jws::Jws;
+use super::{DeviceKey, same_text, sha256_text};
 use crate::clock::Millis;
 use crate::domain::{Content, Kind};
 use crate::id::{DeviceId, PushId, StoreId};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 /// How far a device's clock may be from ours for its requests. Never used to judge whether a push has expired.
 pub const REQUEST_TOLERANCE_S: i64 = 60;
-/// No signed text of ours is longer.
+const REQUEST: &str = "countersign-request+jwt";
+const PROOF: &str = "countersign-proof+jwt";
+/// No text that a device signs is longer.
 pub(super) const MAX_LENGTH: usize = 4096;
-
-/// The public half of a device's key, P-256, as a JWK (RFC 7517).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DeviceKey {
-    /// `EC`.
-    pub kty: String,
-    /// `P-256`.
-    pub crv: String,
-    /// base64url, 32 bytes.
-    pub x: String,
-    /// base64url, 32 bytes.
-    pub y: String,
-}
-
-impl DeviceKey {
-    /// Is it a point on the curve?
-    pub fn is_sound(&self) -> bool {
-        let coordinate = |text: &str| {
-            URL_SAFE_NO_PAD
-                .decode(text)
-                .ok()
-                .filter(|bytes| bytes.len() == 32)
-        };
-        let (Some(x), Some(y)) = (coordinate(&self.x), coordinate(&self.y)) else {
-            return false;
-        };
-        let mut point = vec![4_u8];
-        point.extend(x);
-        point.extend(y);
-        self.kty == "EC"
-            && self.crv == "P-256"
-            && aws_lc_rs::signature::ParsedPublicKey::new(
-                &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED,
-                &point,
-            )
-            .is_ok()
-    }
-}
 
 /// Who claims to have signed a request, before anything is checked: the key to look up.
 pub struct Signed<'a> {
-    jws: &'a str,
+    jws: Jws<'a>,
     /// The device that the header names.
     pub device: DeviceId,
 }
@@ -67,6 +30,9 @@ pub enum RequestFault {
     /// Not a JWS of the right type.
     #[error("not a signed request")]
     Form,
+    /// Another algorithm than the key's.
+    #[error("another algorithm than the key's")]
+    Algorithm,
     /// The signature does not fit the key.
     #[error("bad signature")]
     Signature,
@@ -79,6 +45,7 @@ pub enum RequestFault {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RequestClaims {
     iss: String,
     htm: String,
@@ -88,34 +55,15 @@ struct RequestClaims {
     bh: String,
 }
 
-fn header_of(jws: &str, typ: &str) -> Option<DeviceId> {
-    if jws.len() > MAX_LENGTH {
-        return None;
-    }
-    let header = decode_header(jws).ok()?;
-    let right = header.alg == Algorithm::ES256 && header.typ.as_deref() == Some(typ);
-    right.then_some(header.kid)??.parse().ok()
-}
-
-pub(super) fn claims_of<T: serde::de::DeserializeOwned + Clone>(
-    jws: &str,
-    key: &DeviceKey,
-) -> Option<T> {
-    let key = DecodingKey::from_ec_components(&key.x, &key.y).ok()?;
-    let mut rules = Validation::new(Algorithm::ES256);
-    rules.required_spec_claims.clear();
-    rules.validate_exp = false;
-    rules.validate_aud = false;
-    decode::<T>(jws, &key, &rules).ok().map(|data| data.claims)
-}
-
 impl<'a> Signed<'a> {
     /// Reads the value of an `authorization` header.
     pub fn read(authorization: &'a str) -> Result<Self, RequestFault> {
         let jws = authorization
             .strip_prefix("Device ")
             .ok_or(RequestFault::Form)?;
-        let device = header_of(jws, "countersign-request+jwt").ok_or(RequestFault::Form)?;
+        let jws = Jws::read(jws, REQUEST, MAX_LENGTH).ok_or(RequestFault::Form)?;
+        let device = jws.kid().and_then(|kid| kid.parse().ok());
+        let device = device.ok_or(RequestFault::Form)?;
         Ok(Self { jws, device })
     }
 
@@ -128,14 +76,20 @@ impl<'a> Signed<'a> {
         body: &[u8],
         now: Millis,
     ) -> Result<String, RequestFault> {
-        let raw: RawRequest = claims_of(self.jws, key).ok_or(RequestFault::Signature)?;
-        let claims: RequestClaims =
-            serde_json::from_value(raw.0).map_err(|_| RequestFault::Form)?;
+        if !key.fits(&self.jws) {
+            return Err(RequestFault::Algorithm);
+        }
+        if !key.has_signed(&self.jws) {
+            return Err(RequestFault::Signature);
+        }
+        let claims: RequestClaims = self.jws.claims().ok_or(RequestFault::Form)?;
         let bound = claims.iss == self.device.as_str()
             && claims.htm == method
             && claims.htu == path
             && same_text(&claims.bh, &sha256_text(body));
-        if !bound || !(16..=64).contains(&claims.jti.len()) {
+        let once = (16..=64).contains(&claims.jti.len())
+            && claims.jti.bytes().all(|b| b.is_ascii_graphic());
+        if !bound || !once {
             return Err(RequestFault::Binding);
         }
         if (now / 1000).abs_diff(claims.iat) > REQUEST_TOLERANCE_S.unsigned_abs() {
@@ -144,9 +98,6 @@ impl<'a> Signed<'a> {
         Ok(claims.jti)
     }
 }
-
-#[derive(Deserialize, Clone)]
-pub(super) struct RawRequest(pub(super) serde_json::Value);
 
 /// Exactly what is shown, hashed: base64url of the SHA-256 over its RFC 8785 form.
 pub fn content_hash(shown: &Content) -> String {
@@ -188,9 +139,12 @@ pub struct Proof {
 /// Why a proof does not hold. For the operator's log; the caller learns only that it does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProofFault {
-    /// Not a JWS of the right type and algorithm.
+    /// Not a JWS of the right type, or claims that we do not know.
     #[error("form")]
     Form,
+    /// Another algorithm than the one of the key that was bound.
+    #[error("algorithm")]
+    Algorithm,
     /// The signature does not fit the device's key.
     #[error("signature")]
     Signature,
@@ -237,11 +191,16 @@ pub const DENIAL_REASONS: [&str; 4] = [
 impl Proof {
     /// Checks a proof. A wrong code is the last thing found: only a device that holds the key can try one.
     pub fn check(jws: &str, key: &DeviceKey, expected: &Expected<'_>) -> Result<Self, ProofFault> {
-        let kid = header_of(jws, "countersign-proof+jwt").ok_or(ProofFault::Form)?;
-        let raw: RawRequest = claims_of(jws, key).ok_or(ProofFault::Signature)?;
-        let proof: Self = serde_json::from_value(raw.0).map_err(|_| ProofFault::Form)?;
+        let jws = Jws::read(jws, PROOF, MAX_LENGTH).ok_or(ProofFault::Form)?;
+        if !key.fits(&jws) {
+            return Err(ProofFault::Algorithm);
+        }
+        if !key.has_signed(&jws) {
+            return Err(ProofFault::Signature);
+        }
+        let proof: Self = jws.claims().ok_or(ProofFault::Form)?;
         let bound = proof.ver == 1
-            && kid == *expected.device
+            && jws.kid() == Some(expected.device.as_str())
             && proof.iss == expected.device.as_str()
             && proof.aud == expected.store.as_str()
             && proof.sub == expected.push.as_str()

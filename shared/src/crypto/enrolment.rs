@@ -1,11 +1,11 @@
 //! What a new device signs to be bound: that it holds the key it registers, for this code, store and server. The format:
 //! `docs/device-protocol.md`.
 
-use super::device::{MAX_LENGTH, RawRequest, claims_of};
+use super::device::MAX_LENGTH;
+use super::jws::Jws;
 use super::{DeviceKey, REQUEST_TOLERANCE_S, same_text, sha256_text};
 use crate::clock::Millis;
 use crate::id::StoreId;
-use jsonwebtoken::{Algorithm, decode_header};
 use serde::Deserialize;
 
 /// Keeps a proof of possession from passing as anything else that a device signs.
@@ -24,9 +24,12 @@ pub struct Binding<'a> {
 /// Why a proof of possession does not hold. For the operator's log; the caller learns only that the enrolment is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BindingFault {
-    /// Not a JWS of the right type and algorithm.
+    /// Not a JWS of the right type, or claims that we do not know.
     #[error("form")]
     Form,
+    /// Another algorithm than that of the key that is to be registered.
+    #[error("algorithm")]
+    Algorithm,
     /// The signature does not fit the key that is to be registered.
     #[error("signature")]
     Signature,
@@ -51,15 +54,14 @@ struct Claims {
 impl Binding<'_> {
     /// Does whoever signed `jws` hold the private half of `key`, and meant this code, store and server?
     pub fn check(&self, jws: &str, key: &DeviceKey, now: Millis) -> Result<(), BindingFault> {
-        let header = Some(jws)
-            .filter(|jws| jws.len() <= MAX_LENGTH)
-            .and_then(|jws| decode_header(jws).ok())
-            .ok_or(BindingFault::Form)?;
-        if header.alg != Algorithm::ES256 || header.typ.as_deref() != Some(TYPE) {
-            return Err(BindingFault::Form);
+        let jws = Jws::read(jws, TYPE, MAX_LENGTH).ok_or(BindingFault::Form)?;
+        if !key.fits(&jws) {
+            return Err(BindingFault::Algorithm);
         }
-        let raw: RawRequest = claims_of(jws, key).ok_or(BindingFault::Signature)?;
-        let claims: Claims = serde_json::from_value(raw.0).map_err(|_| BindingFault::Form)?;
+        if !key.has_signed(&jws) {
+            return Err(BindingFault::Signature);
+        }
+        let claims: Claims = jws.claims().ok_or(BindingFault::Form)?;
         let bound = claims.ver == 1
             && claims.aud == self.store.as_str()
             && same_text(&claims.code_hash, &sha256_text(self.code.as_bytes()))

@@ -1,15 +1,21 @@
-//! Keys, codes and signatures. Everything is done by aws-lc-rs and jsonwebtoken; here is only what is signed and how it is bound.
+//! Keys, codes and signatures. The arithmetic is aws-lc-rs's and ed25519-dalek's; here is only what is
+//! signed, how strictly it is read, and how it is bound.
 
 mod device;
 mod enrolment;
+mod jws;
+mod key;
+mod prompt;
 mod secrets;
 mod signing;
 
 pub use device::{
-    DENIAL_REASONS, DeviceKey, Expected, Proof, ProofFault, REQUEST_TOLERANCE_S, RequestFault,
-    Signed, content_hash, match_of,
+    DENIAL_REASONS, Expected, Proof, ProofFault, REQUEST_TOLERANCE_S, RequestFault, Signed,
+    content_hash, match_of,
 };
 pub use enrolment::{Binding, BindingFault};
+pub use key::DeviceKey;
+pub use prompt::PromptClaims;
 pub use secrets::{ApiKey, FreshCode, ServerSecret, Unsealed};
 pub use signing::{ServerKey, Signer};
 

@@ -6,7 +6,7 @@ pub mod push;
 pub mod state;
 
 pub use governor::{OpenPrompts, Rules};
-pub use policy::{ApnsCredential, FcmCredential, Provider};
+pub use policy::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider};
 pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
 pub use state::{
     AddressState, CodeState, DeliveryState, DeviceState, NoticeWord, PushState, UserStatus,

@@ -14,6 +14,30 @@ words! {
     }
 }
 
+/// How a device signs. Its key says which; both are of 128 bits of strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KeyAlgorithm {
+    /// ECDSA on P-256 with SHA-256: what every phone's secure hardware can.
+    #[serde(rename = "ES256")]
+    Es256,
+    /// Ed25519.
+    #[serde(rename = "EdDSA")]
+    EdDsa,
+}
+
+impl KeyAlgorithm {
+    /// Every value.
+    pub const ALL: &'static [Self] = &[Self::Es256, Self::EdDsa];
+
+    /// The word in a JWS header (RFC 7518, RFC 8037) and in policies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Es256 => "ES256",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
 /// A token-based APNs credential (developer.apple.com, "Establishing a token-based connection to APNs").
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{Store, json, maybe_parsed, parsed, to_json};
 use crate::audit::Act;
 use crate::clock::Millis;
-use crate::domain::Rules;
+use crate::domain::{KeyAlgorithm, Rules};
 use crate::id::StoreId;
 use serde_json::Value;
 
@@ -24,12 +24,12 @@ static PUSHES: Statement =
 static DROP_PUSH: Statement =
     Statement::new("DELETE FROM push_policies WHERE store_id = $1 AND rp = $2 RETURNING rp");
 static PUT_APPKEY: Statement = Statement::new(
-    "INSERT INTO appkey_policies (store_id, rp, platforms, max_devices, user_verification, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+    "INSERT INTO appkey_policies (store_id, rp, platforms, max_devices, user_verification, created_at, algorithms) VALUES ($1, $2, $3, $4, $5, $6, $7)
      ON CONFLICT (store_id, rp) DO UPDATE SET platforms = excluded.platforms, max_devices = excluded.max_devices,
-       user_verification = excluded.user_verification",
+       user_verification = excluded.user_verification, algorithms = excluded.algorithms",
 );
 static APPKEY: Statement = Statement::new(
-    "SELECT platforms, max_devices, user_verification FROM appkey_policies WHERE store_id = $1 AND rp = $2",
+    "SELECT platforms, max_devices, user_verification, algorithms FROM appkey_policies WHERE store_id = $1 AND rp = $2",
 );
 static ADD_DEFINITION: Statement = Statement::new(
     "INSERT INTO process_definitions (store_id, name, version, tag, start_url, created_at) VALUES ($1, $2, $3, $4, $5, $6)
@@ -87,6 +87,8 @@ pub struct AppkeyPolicy {
     pub max_devices: i64,
     /// `none`, `device` or `biometric`: the least that an answer must assert.
     pub user_verification: String,
+    /// Which keys may register; those that have are not touched by a change.
+    pub algorithms: Vec<KeyAlgorithm>,
 }
 
 impl Default for AppkeyPolicy {
@@ -95,6 +97,7 @@ impl Default for AppkeyPolicy {
             platforms: ["ios", "android", "web"].map(str::to_owned).to_vec(),
             max_devices: 10,
             user_verification: "none".to_owned(),
+            algorithms: KeyAlgorithm::ALL.to_vec(),
         }
     }
 }
@@ -246,6 +249,7 @@ impl Store {
             Arg::Int(policy.max_devices),
             Arg::Text(&policy.user_verification),
             Arg::Int(now),
+            Arg::Text(&to_json(&policy.algorithms)),
         ];
         let mut tx = self.db.begin().await?;
         tx.fetch(&PUT_APPKEY, &args).await?;
@@ -265,6 +269,11 @@ impl Store {
                     platforms: json(row, "platforms")?,
                     max_devices: row.int("max_devices")?,
                     user_verification: row.text("user_verification")?,
+                    // None: written by a release that knew no choice.
+                    algorithms: match row.maybe_text("algorithms")? {
+                        Some(_) => json(row, "algorithms")?,
+                        None => AppkeyPolicy::default().algorithms,
+                    },
                 })
             },
         )

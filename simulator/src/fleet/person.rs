@@ -98,6 +98,7 @@ async fn persist<T, F: Future<Output = Result<T, Error>>>(
                 | Error::Unreadable(_)
                 | Error::Link
                 | Error::ServerKey
+                | Error::NotGenuine(_)
                 | Error::SavedKey,
             ) => false,
         };

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shared::crypto::ServerKey;
 use shared::domain::Provider;
 use shared::id::{DeviceId, StoreId};
 use shared::secret::Secret;
@@ -112,11 +113,15 @@ impl Phone {
         let at = (link.url.as_str(), ENROLMENTS);
         let answer = self.http.call(Method::POST, at, None, body).await?;
         let enrolled: Enrolled = read(answer)?;
-        if thumbprint(&enrolled.server_key) != link.kid || enrolled.store != link.store {
+        let server_key: ServerKey =
+            serde_json::from_value(enrolled.server_key.clone()).map_err(Error::Unreadable)?;
+        let named = thumbprint(&enrolled.server_key) == link.kid && server_key.kid == link.kid;
+        if !named || enrolled.store != link.store {
             return Err(Error::ServerKey);
         }
-        self.enrolled(enrolled.device.clone(), enrolled.store, &link.url);
-        Ok(enrolled.device)
+        let Enrolled { device, store, .. } = enrolled;
+        self.enrolled(device.clone(), store, server_key, &link.url);
+        Ok(device)
     }
 
     /// Makes a link for another phone of the same person.

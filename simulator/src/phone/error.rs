@@ -33,7 +33,10 @@ pub enum Error {
     /// The server is not the one that the link named.
     #[error("the server's key is not the one that the link names; nothing was enrolled here")]
     ServerKey,
+    /// A prompt was refused: somebody else than the server has made or changed it.
+    #[error("a prompt was refused: {0}")]
+    NotGenuine(super::PromptFault),
     /// A saved key is none.
-    #[error("the saved key is not a P-256 key in PKCS#8")]
+    #[error("the saved key is not a P-256 or Ed25519 key in PKCS#8")]
     SavedKey,
 }

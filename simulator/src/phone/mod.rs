@@ -5,6 +5,7 @@
 
 mod enrol;
 mod error;
+mod genuine;
 mod http;
 mod key;
 mod notices;
@@ -14,6 +15,7 @@ mod proof;
 pub use self::http::Http;
 pub use enrol::Link;
 pub use error::Error;
+pub use genuine::PromptFault;
 pub use notices::Notice;
 pub use prompt::{Answered, Decision, Prompt};
 
@@ -26,7 +28,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::clock::{SharedClock, SystemClock};
-use shared::domain::Provider;
+use shared::crypto::ServerKey;
+use shared::domain::{KeyAlgorithm, Provider};
 use shared::id::{DeviceId, PushId, StoreId};
 use shared::secret::Secret;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -41,6 +44,8 @@ pub struct Identity {
     pub device: DeviceId,
     /// Its identity store.
     pub store: StoreId,
+    /// Who may ask: kept from the registration on.
+    pub server_key: ServerKey,
     /// Where the API is, without a slash at the end.
     pub api_base: String,
 }
@@ -92,15 +97,15 @@ impl std::fmt::Debug for Phone {
 }
 
 impl Phone {
-    /// A phone out of the box: a fresh key and a fresh push token.
+    /// A phone out of the box: a fresh P-256 key and a fresh push token.
     pub fn new(provider: Provider, name: impl Into<String>) -> Self {
-        Self::made(
-            name.into(),
-            provider,
-            Key::generate(),
-            fresh(provider),
-            None,
-        )
+        Self::with_key(provider, name, KeyAlgorithm::Es256)
+    }
+
+    /// The same, with a key for `algorithm`.
+    pub fn with_key(provider: Provider, name: impl Into<String>, algorithm: KeyAlgorithm) -> Self {
+        let (key, token) = (Key::generate(algorithm), fresh(provider));
+        Self::made(name.into(), provider, key, token, None)
     }
 
     /// The phone that was saved.
@@ -183,15 +188,33 @@ impl Phone {
         self.with(|now| now.token.clone())
     }
 
-    /// Tells the phone who it is: call it when the API has registered the key, or when the API has moved.
-    pub fn enrolled(&self, device: DeviceId, store: StoreId, api_base: &str) {
+    /// Tells the phone who it is, and whose prompts it takes: call it when the API has registered the key.
+    pub fn enrolled(
+        &self,
+        device: DeviceId,
+        store: StoreId,
+        server_key: ServerKey,
+        api_base: &str,
+    ) {
         let api_base = api_base.trim_end_matches('/').to_owned();
         self.with(|now| {
             now.identity = Some(Identity {
                 device,
                 store,
+                server_key,
                 api_base,
             });
+        });
+    }
+
+    /// The API is elsewhere now. It must still have the same key.
+    pub fn moved(&self, api_base: &str) {
+        self.with(|now| {
+            if let Some(identity) = &mut now.identity {
+                api_base
+                    .trim_end_matches('/')
+                    .clone_into(&mut identity.api_base);
+            }
         });
     }
 
@@ -218,20 +241,31 @@ impl Phone {
         self.with(|now| now.indexes.push(Arc::downgrade(index)));
     }
 
-    /// What waits for this phone, oldest first.
+    /// What waits for this phone, newest first. One prompt that is not the server's, and none of them is taken.
     pub async fn pending(&self) -> Result<Vec<Prompt>, Error> {
         #[derive(Deserialize)]
         struct List {
             data: Vec<Prompt>,
         }
         let list: List = read(self.call(Method::GET, PUSHES, Bytes::new()).await?)?;
+        for prompt in &list.data {
+            self.genuine(prompt, None)?;
+        }
         Ok(list.data)
     }
 
     /// One prompt, which from then on counts as fetched.
     pub async fn fetch(&self, push: &PushId) -> Result<Prompt, Error> {
         let path = format!("{PUSHES}/{push}");
-        read(self.call(Method::GET, &path, Bytes::new()).await?)
+        let prompt = read(self.call(Method::GET, &path, Bytes::new()).await?)?;
+        self.genuine(&prompt, Some(push))?;
+        Ok(prompt)
+    }
+
+    /// Refuses what the server has not signed for this phone.
+    fn genuine(&self, prompt: &Prompt, asked: Option<&PushId>) -> Result<(), Error> {
+        let identity = self.identity().ok_or(Error::NotEnrolled)?;
+        genuine::check(prompt, &identity, asked).map_err(Error::NotGenuine)
     }
 
     /// Signs and sends what the person says.

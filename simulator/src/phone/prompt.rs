@@ -25,6 +25,9 @@ pub struct Prompt {
     pub match_required: bool,
     /// RFC 3339.
     pub expires_at: String,
+    /// What the server has signed of it. A phone gives no prompt out without having checked it.
+    #[serde(default)]
+    pub signature: Option<String>,
 }
 
 impl std::fmt::Debug for Prompt {

@@ -1,6 +1,6 @@
 //! The API's side of `docs/device-protocol.md`, as small as the phone's tests need it, and strict where the protocol is.
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ED25519, UnparsedPublicKey};
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use shared::crypto::{ServerSecret, Signer};
 use shared::id::{DeviceId, PushId, StoreId};
 use simulator::Phone;
 use std::collections::HashSet;
@@ -20,6 +21,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub(crate) const CODE: &str = "042137";
+/// Written out by hand: RFC 8785 of what `ask` shows.
+const CANONICAL: &str =
+    r#"{"details":[{"label":"Place","value":"Cork"}],"kind":"confirm","title":"Sign in — Zürich"}"#;
 
 /// What the API holds.
 #[derive(Default)]
@@ -30,6 +34,7 @@ struct Held {
     proofs: Vec<(String, Value)>,
     addresses: Vec<Value>,
     outages: u32,
+    meddler: Option<Meddler>,
 }
 
 /// A running API.
@@ -39,7 +44,11 @@ pub(crate) struct Api {
     answers: Arc<watch::Sender<usize>>,
     pub(crate) base: String,
     pub(crate) store: StoreId,
+    secret: Arc<ServerSecret>,
 }
+
+/// Changes a prompt on its way.
+type Meddler = Box<dyn Fn(&mut Value) + Send>;
 
 impl Api {
     pub(crate) async fn start() -> Self {
@@ -49,6 +58,7 @@ impl Api {
             answers: Arc::new(watch::Sender::new(0)),
             base: format!("http://{}", socket.local_addr().unwrap()),
             store: StoreId::fresh(1),
+            secret: Arc::new(ServerSecret::new(&ServerSecret::generate()).unwrap()),
         };
         let serving = api.clone();
         tokio::spawn(async move {
@@ -75,6 +85,7 @@ impl Api {
         phone.enrolled(
             device.clone(),
             self.store.clone(),
+            self.secret.signer().public().clone(),
             &format!("{}/", self.base),
         );
         device
@@ -90,6 +101,29 @@ impl Api {
             "match_required": match_required, "expires_at": "2026-11-24T12:00:00.000Z", "added_later": 1,
         }));
         push
+    }
+
+    /// From now on somebody sits between the API and the phones.
+    pub(crate) fn meddle(&self, meddler: impl Fn(&mut Value) + Send + 'static) {
+        self.held.lock().unwrap().meddler = Some(Box::new(meddler));
+    }
+
+    /// Signs as the server does.
+    pub(crate) fn signer(&self) -> &Signer {
+        self.secret.signer()
+    }
+
+    /// The prompt as `device` gets it.
+    fn signed(&self, prompt: &Value, device: &str, held: &Held) -> Value {
+        let mut prompt = prompt.clone();
+        let claims = json!({"ver": 1, "iss": prompt["store"], "aud": device, "sub": prompt["push"], "iat": 1, "state": prompt["state"],
+            "nonce": prompt["nonce"], "kind": prompt["shown"]["kind"], "content_hash": sha256(CANONICAL.as_bytes()),
+            "match_required": prompt["match_required"], "expires_at": prompt["expires_at"]});
+        prompt["signature"] = self.signer().sign("countersign-prompt+jwt", &claims).into();
+        if let Some(meddler) = &held.meddler {
+            meddler(&mut prompt);
+        }
+        prompt
     }
 
     /// The next `times` requests get 503.
@@ -131,12 +165,14 @@ impl Api {
             held.outages -= 1;
             return (StatusCode::SERVICE_UNAVAILABLE, Value::Null);
         }
-        if held.authenticate(parts, body).is_none() {
+        let Some(device) = held.authenticate(parts, body) else {
             return (StatusCode::UNAUTHORIZED, json!({"code": "unauthorized"}));
-        }
+        };
         let path = parts.uri.path();
         if path == "/v1/device/pushes" {
-            return (StatusCode::OK, json!({"data": held.prompts}));
+            let signed = held.prompts.iter();
+            let data: Vec<_> = signed.map(|one| self.signed(one, &device, &held)).collect();
+            return (StatusCode::OK, json!({"data": data}));
         }
         if path == "/v1/device/push-address" && parts.method == Method::PUT {
             held.addresses.push(serde_json::from_slice(body).unwrap());
@@ -148,7 +184,7 @@ impl Api {
             return (StatusCode::NOT_FOUND, json!({"code": "not_found"}));
         };
         if !name.ends_with("/answer") {
-            return (StatusCode::OK, prompt);
+            return (StatusCode::OK, self.signed(&prompt, &device, &held));
         }
         let body: Value = serde_json::from_slice(body).unwrap();
         let proof = body["proof"].as_str().unwrap();
@@ -182,18 +218,17 @@ impl Held {
         };
         let header = json(header)?;
         let kid = header["kid"].as_str()?;
-        if header != json!({"alg": "ES256", "typ": typ, "kid": kid}) {
+        let (_, key) = self.keys.iter().find(|(id, _)| id.as_str() == kid)?;
+        let (alg, key) = public(key);
+        if header != json!({"alg": alg, "typ": typ, "kid": kid}) {
             return None;
         }
-        let (_, key) = self.keys.iter().find(|(id, _)| id.as_str() == kid)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point(key))
-            .verify(signed.as_bytes(), &signature)
-            .ok()?;
+        key.verify(signed.as_bytes(), &signature).ok()?;
         json(payload).filter(|claims| claims["iss"] == kid)
     }
 
-    fn authenticate(&mut self, parts: &http::request::Parts, body: &[u8]) -> Option<()> {
+    fn authenticate(&mut self, parts: &http::request::Parts, body: &[u8]) -> Option<String> {
         let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
         let claims = self.verify(value.strip_prefix("Device ")?, "countersign-request+jwt")?;
         let bound = claims["htm"] == parts.method.as_str()
@@ -202,15 +237,25 @@ impl Held {
             && claims["iat"].is_i64();
         let jti = claims["jti"].as_str()?;
         let once = (16..=64).contains(&jti.len()) && self.used.insert(jti.to_owned());
-        (bound && once).then_some(())
+        let device = claims["iss"].as_str()?.to_owned();
+        (bound && once).then_some(device)
     }
 }
 
-/// The uncompressed point of a JWK.
-fn point(jwk: &Value) -> Vec<u8> {
-    assert_eq!((&jwk["kty"], &jwk["crv"]), (&json!("EC"), &json!("P-256")));
+/// The algorithm and the key of a JWK: an uncompressed point, or the 32 bytes of RFC 8032.
+fn public(jwk: &Value) -> (&'static str, UnparsedPublicKey<Vec<u8>>) {
     let part = |name: &str| URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
-    [vec![4], part("x"), part("y")].concat()
+    match (jwk["kty"].as_str(), jwk["crv"].as_str()) {
+        (Some("EC"), Some("P-256")) => {
+            let point = [vec![4], part("x"), part("y")].concat();
+            (
+                "ES256",
+                UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
+            )
+        }
+        (Some("OKP"), Some("Ed25519")) => ("EdDSA", UnparsedPublicKey::new(&ED25519, part("x"))),
+        _ => panic!("{jwk}"),
+    }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
@@ -218,8 +263,6 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 }
 
 fn holds(claims: &Value, prompt: &Value) -> bool {
-    // Written out by hand: RFC 8785 of what `ask` shows.
-    let canonical = r#"{"details":[{"label":"Place","value":"Cork"}],"kind":"confirm","title":"Sign in — Zürich"}"#;
     let nonce = prompt["nonce"].as_str().unwrap();
     let key = hmac::Key::new(hmac::HMAC_SHA256, nonce.as_bytes());
     let code = URL_SAFE_NO_PAD.encode(hmac::sign(&key, CODE.as_bytes()));
@@ -229,7 +272,7 @@ fn holds(claims: &Value, prompt: &Value) -> bool {
         && claims["sub"] == prompt["push"]
         && claims["nonce"] == prompt["nonce"]
         && claims["kind"] == prompt["shown"]["kind"]
-        && claims["content_hash"] == sha256(canonical.as_bytes())
+        && claims["content_hash"] == sha256(CANONICAL.as_bytes())
         && claims["uv"] == "device"
         && (claims["decision"] == "deny") == claims["reason"].is_string()
         && claims.get("match") == needs_code.then(|| json!(code)).as_ref()

@@ -1,11 +1,14 @@
 //! A phone against an API that checks everything.
 
 use crate::api::{Api, CODE};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use shared::clock::ManualClock;
-use shared::domain::Provider;
+use shared::crypto::ServerSecret;
+use shared::domain::{KeyAlgorithm, Provider};
 use shared::id::{DeviceId, PushId, StoreId};
-use simulator::phone::{Error, Saved};
+use simulator::phone::{Error, PromptFault, Saved};
 use simulator::{Decision, Phone};
 use tokio::net::TcpListener;
 
@@ -37,6 +40,138 @@ async fn a_phone_fetches_and_approves_with_the_code() {
         panic!("one proof");
     };
     assert_eq!(claims["decision"], "approve");
+}
+
+#[tokio::test]
+async fn an_ed25519_phone_signs_with_eddsa() {
+    let api = Api::start().await;
+    let phone = Phone::with_key(Provider::Fcm, "pocket", KeyAlgorithm::EdDsa);
+    api.register(&phone);
+    let again = Phone::load(phone.save()).unwrap();
+    assert_eq!(again.public_jwk(), phone.public_jwk());
+    let prompt = again.fetch(&api.ask(true)).await.unwrap();
+    let answered = again.answer(&prompt, &approve(CODE)).await.unwrap();
+    assert_eq!(answered.body["state"], "approved");
+}
+
+/// The phone's refusal of a prompt that `meddler` has changed, the same for one prompt and for the list.
+async fn refusal(
+    api: &Api,
+    phone: &Phone,
+    meddler: impl Fn(&mut Value) + Send + 'static,
+) -> PromptFault {
+    let push = api.ask(true);
+    phone.fetch(&push).await.unwrap();
+    api.meddle(meddler);
+    let (Err(Error::NotGenuine(one)), Err(Error::NotGenuine(list))) =
+        (phone.fetch(&push).await, phone.pending().await)
+    else {
+        panic!("taken");
+    };
+    assert_eq!(one, list);
+    api.meddle(|_| {});
+    one
+}
+
+type Change = fn(&mut Value);
+
+#[tokio::test]
+async fn a_prompt_that_the_server_has_not_signed_so_is_refused() {
+    let (api, phone) = enrolled().await;
+    let unsigned = |prompt: &mut Value| prompt["signature"] = Value::Null;
+    assert_eq!(refusal(&api, &phone, unsigned).await, PromptFault::Unsigned);
+
+    let changed: [(Change, PromptFault); 9] = [
+        (
+            |p| p["shown"]["title"] = "Pay 9000".into(),
+            PromptFault::Content,
+        ),
+        (|p| p["shown"]["added"] = 1.into(), PromptFault::Content),
+        (
+            |p| p["shown"]["kind"] = "generic".into(),
+            PromptFault::Content,
+        ),
+        (|p| p["nonce"] = "another".into(), PromptFault::Changed),
+        (|p| p["state"] = "approved".into(), PromptFault::Changed),
+        (|p| p["match_required"] = false.into(), PromptFault::Changed),
+        (
+            |p| p["expires_at"] = "2036-11-24T12:00:00.000Z".into(),
+            PromptFault::Changed,
+        ),
+        (
+            |p| p["push"] = PushId::fresh(9).to_string().into(),
+            PromptFault::Push,
+        ),
+        (
+            |p| p["store"] = StoreId::fresh(9).to_string().into(),
+            PromptFault::Device,
+        ),
+    ];
+    for (change, fault) in changed {
+        assert_eq!(refusal(&api, &phone, change).await, fault);
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_signed_by_another_key_or_as_something_else_is_refused() {
+    let (api, phone) = enrolled().await;
+    let claims = |prompt: &Value| -> Value {
+        let payload = prompt["signature"]
+            .as_str()
+            .unwrap()
+            .split('.')
+            .nth(1)
+            .unwrap();
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+    };
+    let other = ServerSecret::new(&ServerSecret::generate()).unwrap();
+    let forged = move |prompt: &mut Value| {
+        prompt["signature"] = other
+            .signer()
+            .sign("countersign-prompt+jwt", &claims(prompt))
+            .into();
+    };
+    assert_eq!(refusal(&api, &phone, forged).await, PromptFault::Signature);
+    let signing = api.clone();
+    let receipt = move |prompt: &mut Value| {
+        prompt["signature"] = signing
+            .signer()
+            .sign("countersign-receipt+jwt", &claims(prompt))
+            .into();
+    };
+    assert_eq!(refusal(&api, &phone, receipt).await, PromptFault::Signature);
+    let signing = api.clone();
+    let older = move |prompt: &mut Value| {
+        let mut claims = claims(prompt);
+        claims["ver"] = 0.into();
+        prompt["signature"] = signing
+            .signer()
+            .sign("countersign-prompt+jwt", &claims)
+            .into();
+    };
+    assert_eq!(refusal(&api, &phone, older).await, PromptFault::Signature);
+}
+
+#[tokio::test]
+async fn a_prompt_for_another_device_or_another_push_is_refused() {
+    let (api, phone) = enrolled().await;
+    let second = Phone::new(Provider::Fcm, "second");
+    api.register(&second);
+    let push = api.ask(true);
+    let foreign = second.fetch(&push).await.unwrap().signature.unwrap();
+    let device = move |prompt: &mut Value| prompt["signature"] = foreign.clone().into();
+    assert_eq!(refusal(&api, &phone, device).await, PromptFault::Device);
+
+    // All of it genuine, but not what was asked for.
+    let first = api.ask(false);
+    let kept = std::sync::Mutex::new(None);
+    api.meddle(move |prompt| {
+        let mut kept = kept.lock().unwrap();
+        *prompt = kept.get_or_insert_with(|| prompt.clone()).clone();
+    });
+    phone.fetch(&first).await.unwrap();
+    let swapped = phone.fetch(&api.ask(false)).await;
+    assert!(matches!(swapped, Err(Error::NotGenuine(PromptFault::Push))));
 }
 
 #[tokio::test]
@@ -116,7 +251,12 @@ async fn a_stranger_gets_nowhere() {
     };
     // The other's name, but not the other's key.
     let identity = phone.identity().unwrap();
-    stranger.enrolled(identity.device, identity.store, &api.base);
+    stranger.enrolled(
+        identity.device,
+        identity.store,
+        identity.server_key,
+        &api.base,
+    );
     let Err(Error::Refused { status, .. }) = stranger.pending().await else {
         panic!("refused");
     };
@@ -151,7 +291,11 @@ async fn requests_are_dated_by_the_phone_s_clock() {
 #[tokio::test]
 async fn nobody_at_home_is_told_apart_from_no() {
     let phone = Phone::new(Provider::Fcm, "pocket");
-    let enrol = |base: &str| phone.enrolled(DeviceId::fresh(1), StoreId::fresh(1), base);
+    let secret = ServerSecret::new(&ServerSecret::generate()).unwrap();
+    let enrol = |base: &str| {
+        let key = secret.signer().public().clone();
+        phone.enrolled(DeviceId::fresh(1), StoreId::fresh(1), key, base);
+    };
     // Somebody hangs up at once.
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     enrol(&format!("http://{}", socket.local_addr().unwrap()));

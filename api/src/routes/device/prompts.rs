@@ -10,8 +10,9 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use serde_json::Value;
 use shared::clock::rfc3339;
+use shared::crypto::PromptClaims;
 use shared::domain::{Content, Kind};
-use shared::id::PushId;
+use shared::id::{DeviceId, PushId};
 use shared::store::PushRow;
 use utoipa::ToSchema;
 
@@ -30,6 +31,8 @@ pub(crate) struct PromptView {
     /// Must the six digits be typed?
     match_required: bool,
     expires_at: String,
+    /// All of this, signed by the server for this device: a JWS.
+    signature: String,
 }
 
 /// What is shown: the stored content and, for a process push that has not been opened, its link.
@@ -41,17 +44,31 @@ pub(crate) fn shown(app: &App, push: &PushRow) -> Content {
     content
 }
 
-fn view(app: &App, push: &PushRow) -> PromptView {
+fn view(app: &App, device: &DeviceId, push: &PushRow) -> PromptView {
+    let claims = PromptClaims {
+        ver: PromptClaims::VERSION,
+        iss: push.store.clone(),
+        aud: device.clone(),
+        sub: push.id.clone(),
+        iat: app.clock.now() / 1000,
+        state: push.state,
+        nonce: push.nonce.clone(),
+        kind: push.kind,
+        content_hash: push.content_hash.clone(),
+        match_required: push.match_required,
+        expires_at: rfc3339(push.expires_at),
+    };
     PromptView {
+        signature: claims.sign(app.secret.signer()),
         push: push.id.to_string(),
         store: push.store.to_string(),
         state: push.state.to_string(),
         // Texts and words only: this cannot fail to serialise.
         shown: serde_json::to_value(shown(app, push)).unwrap_or_default(),
-        content_hash: push.content_hash.clone(),
-        nonce: push.nonce.clone(),
-        match_required: push.match_required,
-        expires_at: rfc3339(push.expires_at),
+        content_hash: claims.content_hash,
+        nonce: claims.nonce,
+        match_required: claims.match_required,
+        expires_at: claims.expires_at,
     }
 }
 
@@ -66,7 +83,9 @@ pub(crate) async fn list(
     let fresh = prompts.iter().filter(|prompt| !prompt.seen);
     let fresh: Vec<_> = fresh.map(|prompt| &prompt.push.id).collect();
     app.store.fetched(&call.device.id, &fresh, now).await?;
-    let data = prompts.iter().map(|one| view(&app, &one.push)).collect();
+    let device = &call.device.id;
+    let signed = prompts.iter().map(|one| view(&app, device, &one.push));
+    let data = signed.collect();
     Ok(Json(Listed {
         data,
         next_cursor: None,
@@ -89,5 +108,5 @@ pub(crate) async fn show(
     if prompt.push.ended_at.is_none() && prompt.push.expires_at > now {
         app.store.fetched(&call.device.id, &[&push], now).await?;
     }
-    Ok(Json(view(&app, &prompt.push)))
+    Ok(Json(view(&app, &call.device.id, &prompt.push)))
 }

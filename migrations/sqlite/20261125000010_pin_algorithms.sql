@@ -1,0 +1,1 @@
+ALTER TABLE appkey_policies ADD COLUMN algorithms TEXT;
