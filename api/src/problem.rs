@@ -50,6 +50,16 @@ codes! {
     UserInactive = CONFLICT "user_inactive" "The user is locked or disabled";
     /// Too many wrong codes were typed.
     CodesBlocked = CONFLICT "codes_blocked" "Too many wrong codes were typed for this user";
+    /// Its approval was used.
+    Consumed = CONFLICT "consumed" "This approval was used already";
+    /// There is no approval to use.
+    NotApproved = CONFLICT "not_approved" "The push was not approved";
+    /// An approval is good for a while only.
+    ApprovalExpired = CONFLICT "approval_expired" "The push was approved too long ago";
+    /// Something else was approved.
+    ActionDiffers = UNPROCESSABLE_ENTITY "action_differs" "This is not what was approved";
+    /// The push policy demands more than was asked for.
+    ProfileWeaker = UNPROCESSABLE_ENTITY "profile_weaker" "The push policy demands another profile";
     /// The push policy allows one open prompt.
     PromptOpen = CONFLICT "prompt_open" "The user is being asked something already";
     /// A state change that is not allowed.

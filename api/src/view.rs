@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::clock::rfc3339;
-use shared::domain::{Context, Field, Target};
+use shared::domain::{Assurance, Context, Field, Target};
 use shared::store::{DeliveryRow, PushRow};
 use utoipa::ToSchema;
 
@@ -32,6 +32,14 @@ pub(crate) struct PushView {
     /// The child process instance, once the link was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
+    /// Whose rules it follows: `default`, `nist` or `psd2`.
+    profile: String,
+    /// What the approval is worth, where a proof approved it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assurance: Option<AssuranceView>,
+    /// RFC 3339, UTC; once its approval was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumed_at: Option<String>,
     /// Which devices are asked.
     target: TargetView,
     /// RFC 3339, UTC.
@@ -44,6 +52,24 @@ pub(crate) struct PushView {
     /// One for each device that was asked; left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     deliveries: Option<Vec<DeliveryView>>,
+}
+
+/// What an approval is worth.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AssuranceView {
+    /// `multi` where the proof says that the device verified its user and the device was registered under an appkey policy that demands it; else `single`.
+    factors: String,
+    /// Always `false`.
+    phishing_resistant: bool,
+}
+
+impl From<Assurance> for AssuranceView {
+    fn from(assurance: Assurance) -> Self {
+        Self {
+            factors: assurance.factors.to_string(),
+            phishing_resistant: assurance.phishing_resistant,
+        }
+    }
 }
 
 /// Which of the user's devices are asked.
@@ -176,6 +202,9 @@ impl PushView {
             device: push.answered_by.as_ref().map(ToString::to_string),
             correlation_id: push.correlation_id.clone(),
             instance: push.instance.as_ref().map(ToString::to_string),
+            profile: push.profile.to_string(),
+            assurance: push.factors.map(|factors| Assurance::from(factors).into()),
+            consumed_at: push.consumed_at.map(rfc3339),
             target: (&push.target).into(),
             created_at: rfc3339(push.created_at),
             expires_at: rfc3339(push.expires_at),

@@ -10,7 +10,7 @@ use shared::id::{PushId, StoreId, UserId};
 use shared::message::Lane;
 use shared::secret::Secret;
 use shared::store::{
-    Address, Handover, NewDevice, NewPush, PushPolicy, SealedPolicy, Store, UserRef,
+    Address, Handover, NewDevice, NewPush, PushPolicy, SealedPolicy, Store, Terms, UserRef,
 };
 use simulator::Gateway;
 use simulator::phone::Phone;
@@ -92,6 +92,7 @@ pub(crate) async fn plant(
             max_prompts: 1_000_000,
             open_prompts: OpenPrompts::Many,
             cooldown: 0,
+            ..Rules::default()
         },
         name: "Simulated".to_owned(),
         apns: Some(secret.seal(&place, &credential)),
@@ -148,6 +149,7 @@ impl Seed {
                 value: "Cork".to_owned(),
             }],
             context: None,
+            payment: None,
             redirect_url: None,
         };
         NewPush {
@@ -165,6 +167,7 @@ impl Seed {
             correlation_id: None,
             traceparent: None,
             process: None,
+            terms: Terms::default(),
             created_at: now,
             expires_at: now + 600_000,
         }

@@ -1,7 +1,7 @@
 //! Completion events: exactly one per push, and one per device. CloudEvents 1.0, structured JSON; several of one routing key travel as a batch.
 
 use crate::clock::{Millis, rfc3339};
-use crate::domain::{DeliveryState, Kind, PushState};
+use crate::domain::{Assurance, DeliveryState, Kind, PushState};
 use crate::id::{DeliveryId, DeviceId, EventId, MessageId, PushId, StoreId};
 use crate::message::{EVENT, EVENT_BATCH, Event, Message, Route};
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct PushEnded {
     /// The sender's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// What the approval is worth, where a proof approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
     /// RFC 3339.
     pub created_at: String,
     /// RFC 3339.

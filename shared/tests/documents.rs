@@ -5,7 +5,9 @@
 use serde_json::{Value, json};
 use shared::audit::Act;
 use shared::broker::rabbit::topology::{Names, Topology};
-use shared::domain::{AddressState, DeliveryState, DeviceState, Kind, PushState, UserStatus};
+use shared::domain::{
+    AddressState, DeliveryState, DeviceState, Factors, Kind, PushState, UserStatus,
+};
 use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
 use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
 use shared::message::{EVENT, EVENT_BATCH, Event, JOB, Job, Lane, Message, Route};
@@ -447,6 +449,7 @@ fn whatever_the_code_makes_fits_the_schemas() {
                     reason: "policy".to_owned(),
                     device: full.then(|| DeviceId::fresh(1)),
                     correlation_id: full.then(|| "x".repeat(200)),
+                    assurance: full.then(|| Factors::Multi.into()),
                     created_at: shared::clock::rfc3339(0),
                     ended_at: shared::clock::rfc3339(1_795_521_600_000),
                     deliveries: DeliveryState::ALL

@@ -15,8 +15,8 @@ use shared::id::{DeviceId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::secret::Secret;
 use shared::store::{
-    Address, Answer, Answered, Committed, Handover, NewDevice, NewPush, Page, SealedPolicy, Store,
-    Taken, UserRef, Wanted,
+    Action, Address, Answer, Answered, Committed, Consumed, Handover, NewDevice, NewPush, Page,
+    SealedPolicy, Store, Taken, Terms, USABLE, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -93,6 +93,7 @@ impl Bed {
             details: vec![],
             redirect_url: None,
             context: None,
+            payment: None,
         };
         NewPush {
             id: PushId::fresh(now),
@@ -109,6 +110,7 @@ impl Bed {
             correlation_id: None,
             traceparent: None,
             process: None,
+            terms: Terms::default(),
             created_at: now,
             expires_at: now + 120_000,
         }
@@ -140,6 +142,7 @@ impl Bed {
             device: &self.device,
             approves,
             reason: "user_declined",
+            verified: false,
             proof_hash: "p",
         };
         let answered = self.store.answer(&answer, now).await.unwrap();
@@ -193,6 +196,7 @@ fn often(open_prompts: OpenPrompts) -> Rules {
         max_prompts: 1_000,
         open_prompts,
         cooldown: 0,
+        ..Rules::default()
     }
 }
 
@@ -342,6 +346,7 @@ async fn of_fifty_parallel_requests_for_one_user_one_prompt_stays_open() {
                         device: &device,
                         approves: n % 2 == 0,
                         reason: "x",
+                        verified: false,
                         proof_hash: "p",
                     };
                     store.answer(&answer, NOW + n).await.unwrap();
@@ -383,6 +388,7 @@ async fn after_a_denial_the_user_is_left_alone_until_the_time_is_over_or_an_appr
         max_prompts: 1_000,
         open_prompts: OpenPrompts::Many,
         cooldown: 30_000,
+        ..Rules::default()
     };
     for mut bed in beds("cooldown", rules).await {
         let (spare, _) = bed.sent(Kind::Confirm, NOW).await;
@@ -441,6 +447,53 @@ async fn nobody_is_asked_too_often_and_what_is_kept_back_ends_no_open_prompt() {
         let late = NOW + 21 + 60_000;
         assert_eq!(bed.sent(Kind::Confirm, late).await.1, "accepted");
         assert_eq!(bed.sent(Kind::Confirm, late).await.1, "failed throttled");
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn must_01_no_answer_counts_later_than_600_s_whatever_was_asked_for() {
+    for bed in beds("longest", often(OpenPrompts::Many)).await {
+        let long = |n: i64| NewPush {
+            expires_at: NOW + 3_600_000,
+            ..bed.push(Kind::Confirm, NOW - n)
+        };
+        let (one, two) = (long(0), long(1));
+        bed.take(&[one.clone(), two.clone()], NOW).await;
+        bed.answer(&one.id, true, NOW + 599_999).await;
+        let answer = Answer {
+            push: &two.id,
+            kind: Kind::Confirm,
+            device: &bed.device,
+            approves: true,
+            reason: "user_approved",
+            verified: true,
+            proof_hash: "late",
+        };
+        // It was taken a millisecond earlier.
+        let late = bed.store.answer(&answer, NOW + 599_999).await.unwrap();
+        assert_eq!(late, Answered::TooLate, "{}", bed.name);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_is_good_for_300_s() {
+    for bed in beds("usable", often(OpenPrompts::Many)).await {
+        let mut pushes = Vec::new();
+        for n in 0..2 {
+            let (push, _) = bed.sent(Kind::Confirm, NOW + n).await;
+            bed.answer(&push, true, NOW + 1_000).await;
+            pushes.push(bed.store.push(&push).await.unwrap().unwrap());
+        }
+        let action = Action::default();
+        let late = NOW + 1_000 + USABLE;
+        let early = bed.store.consume(&pushes[0], &action, late - 1).await;
+        assert_eq!(early.unwrap(), Consumed::Now(late - 1), "{}", bed.name);
+        let again = bed.store.consume(&pushes[0], &action, late).await;
+        assert_eq!(again.unwrap(), Consumed::Before(late - 1));
+        let after = bed.store.consume(&pushes[1], &action, late).await;
+        assert_eq!(after.unwrap(), Consumed::TooLate);
         bed.end().await;
     }
 }

@@ -21,7 +21,7 @@ use shared::secret::Secret;
 use shared::store::{
     Address, Answer, Answered, Claimed, Committed, Definition, DeliveryResult, DeviceRefused,
     Handover, InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy,
-    Store, Taken, UserRef, Wanted,
+    Store, Taken, Terms, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -72,6 +72,7 @@ async fn beds(test: &str) -> Vec<Bed> {
                 max_prompts: 1_000,
                 open_prompts: OpenPrompts::Many,
                 cooldown: 0,
+                ..Rules::default()
             },
             name: "p".to_owned(),
             apns: Some("sealed".to_owned()),
@@ -118,6 +119,7 @@ impl Bed {
             message: None,
             details: vec![],
             context: None,
+            payment: None,
             redirect_url: None,
         };
         NewPush {
@@ -135,6 +137,7 @@ impl Bed {
             correlation_id: Some("order 7".to_owned()),
             traceparent: None,
             process: None,
+            terms: Terms::default(),
             created_at: NOW,
             expires_at: NOW + 60_000,
         }
@@ -214,6 +217,7 @@ impl Bed {
             } else {
                 "user_declined"
             },
+            verified: false,
             proof_hash: proof,
         };
         self.store.answer(&answer, now).await.unwrap()

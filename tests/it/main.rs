@@ -13,4 +13,5 @@ mod enrolment;
 mod keys;
 mod kinds;
 mod policies;
+mod profiles;
 mod queues;

@@ -84,6 +84,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::create::create, pushes::list::list))
         .routes(routes!(pushes::show::show))
         .routes(routes!(pushes::cancel::cancel))
+        .routes(routes!(pushes::consume::consume))
         .routes(routes!(pushes::events::events))
         .routes(routes!(audit::list))
         .routes(routes!(audit::head))

@@ -4,6 +4,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::body::Valid;
 use crate::problem::{Code, Fault, Problem};
+use crate::routes::pushes::payment::ProfileWord;
 use crate::routes::pushes::seconds;
 use crate::view::Listed;
 use axum::Json;
@@ -42,6 +43,9 @@ pub(crate) struct NewPushPolicy {
     #[serde(default)]
     #[schema(pattern = "^(0|[1-9][0-9]{0,3})s$", example = "30s")]
     cooldown_after_denial: Option<String>,
+    /// Whose rules prompts follow: `default`, `nist` or `psd2`. A request can ask for more, never for less.
+    #[serde(default)]
+    profile: Option<ProfileWord>,
 }
 
 /// See `NewPushPolicy`.
@@ -109,6 +113,8 @@ pub(crate) struct PushPolicyView {
     open_prompts: String,
     /// How long after a denial the user is not asked.
     cooldown_after_denial: String,
+    /// Whose rules prompts follow.
+    profile: String,
     created_at: String,
     updated_at: String,
 }
@@ -123,6 +129,7 @@ impl From<PushPolicy> for PushPolicyView {
             max_prompts: policy.sealed.rules.max_prompts,
             open_prompts: policy.sealed.rules.open_prompts.to_string(),
             cooldown_after_denial: in_seconds(policy.sealed.rules.cooldown),
+            profile: policy.sealed.rules.profile.to_string(),
             created_at: rfc3339(policy.created_at),
             updated_at: rfc3339(policy.updated_at),
         }
@@ -156,6 +163,7 @@ fn rules_of(new: &NewPushPolicy, faults: &mut Vec<Fault>) -> Rules {
             new.cooldown_after_denial.as_deref(),
             default.cooldown,
         ),
+        profile: new.profile.map_or(default.profile, Into::into),
     }
 }
 

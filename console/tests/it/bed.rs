@@ -108,6 +108,7 @@ async fn policy(store: &Store, secret: &ServerSecret, tenant: &StoreId, gateway:
             max_prompts: 1_000,
             open_prompts: OpenPrompts::Many,
             cooldown: 0,
+            ..Rules::default()
         },
         name: "simulated".to_owned(),
         apns: seal(Provider::Apns, serde_json::to_string(&apns).unwrap()),

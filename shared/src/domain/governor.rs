@@ -2,6 +2,7 @@
 //! (NIST SP 800-63B-4, 3.1.3: limit the rate or number of pushes since the last success). A pure function of what happened before; where that
 //! is found: `store/governor.rs`. What it means for a caller: `docs/policies.md`.
 
+use super::profile::Profile;
 use super::push::Kind;
 use super::state::words;
 use crate::clock::Millis;
@@ -41,6 +42,8 @@ pub struct Rules {
     pub open_prompts: OpenPrompts,
     /// How long after a denial the user is left alone.
     pub cooldown: Millis,
+    /// Whose rules a prompt follows.
+    pub profile: Profile,
 }
 
 impl Default for Rules {
@@ -49,6 +52,7 @@ impl Default for Rules {
             max_prompts: 3,
             open_prompts: OpenPrompts::Supersede,
             cooldown: 30_000,
+            profile: Profile::Default,
         }
     }
 }
@@ -171,6 +175,7 @@ mod tests {
             max_prompts,
             open_prompts,
             cooldown,
+            ..Rules::default()
         })
     }
 

@@ -2,11 +2,13 @@
 
 pub mod governor;
 pub mod policy;
+pub mod profile;
 pub mod push;
 pub mod state;
 
 pub use governor::{OpenPrompts, Rules};
 pub use policy::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider};
+pub use profile::{Assurance, Factors, Lack, Payee, Payment, Profile};
 pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
 pub use state::{
     AddressState, CodeState, DeliveryState, DeviceState, NoticeWord, PushState, UserStatus,

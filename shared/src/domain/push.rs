@@ -1,5 +1,6 @@
 //! What is asked, of whom, and how it ended.
 
+use super::profile::Payment;
 use super::state::{PushState, words};
 use crate::id::DeviceId;
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,9 @@ pub struct Content {
     /// At most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<Field>,
+    /// What is to be paid, and to whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment: Option<Payment>,
     /// From where the question comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,

@@ -7,6 +7,7 @@ use super::pushes::{delivery_of, push_of};
 use super::{Device, PushRow, Store, maybe_parsed, parsed};
 use crate::audit::Act;
 use crate::clock::{Millis, rfc3339};
+use crate::domain::profile::LONGEST_ANSWER;
 use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
 use crate::id::{DeliveryId, DeviceId, PushId, StoreId, UserId};
@@ -45,8 +46,9 @@ static FETCHED: Statement = Statement::new(
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );
 static DECIDE: Statement = Statement::new(
-    "UPDATE pushes SET state = $2, reason = $3, ended_at = $4, answered_by = $5, proof_hash = $6, escalate_at = NULL
-     WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4 AND state IN ('accepted', 'pending')
+    "UPDATE pushes SET state = $2, reason = $3, ended_at = $4, answered_by = $5, proof_hash = $6, escalate_at = NULL,
+       factors = CASE WHEN $2 = 'denied' THEN NULL WHEN $7 = 1 AND (SELECT f.multi_factor FROM devices f WHERE f.id = $5) = 1 THEN 'multi' ELSE 'single' END
+     WHERE id = $1 AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4 AND created_at + 0 > $8 AND state IN ('accepted', 'pending')
        AND EXISTS (SELECT 1 FROM devices v WHERE v.id = $5 AND v.state = 'active') RETURNING *",
 );
 static LOCK: Statement = Statement::new(
@@ -117,6 +119,8 @@ pub struct Answer<'a> {
     pub approves: bool,
     /// `user_approved`, or the reason of a denial.
     pub reason: &'a str,
+    /// Does the proof say that the device verified its user?
+    pub verified: bool,
     /// The hash of the proof: the same proof again gets the same answer.
     pub proof_hash: &'a str,
 }
@@ -319,6 +323,8 @@ impl Store {
                     Arg::Int(now),
                     Arg::Text(answer.device.as_str()),
                     Arg::Text(answer.proof_hash),
+                    Arg::Int(i64::from(answer.verified)),
+                    Arg::Int(now - LONGEST_ANSWER),
                 ];
                 let ended = rows_of(&tx.fetch(&DECIDE, &args).await?);
                 if ended.is_empty() {
@@ -401,7 +407,10 @@ impl Store {
         let (state, reason) = (push.state, push.reason);
         Ok(if same {
             Answered::Counted { state, reason }
-        } else if state == PushState::Expired || (!state.is_terminal() && push.expires_at <= now) {
+        } else if state == PushState::Expired
+            || (!state.is_terminal()
+                && (push.expires_at <= now || push.created_at + LONGEST_ANSWER <= now))
+        {
             Answered::TooLate
         } else {
             Answered::Ended { state, reason }

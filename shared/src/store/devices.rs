@@ -19,8 +19,9 @@ static COUNT: Statement = Statement::new(
 );
 static ADD: Statement = Statement::new(
     "INSERT INTO devices (id, store_id, user_id, rp, name, platform, public_key, state, address_state, address_provider, address,
-       address_registered_at, created_at, updated_at)
-     VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8, $9, $10, $11, $12, $12)",
+       address_registered_at, created_at, updated_at, multi_factor)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, 'active', $8, $9, $10, $11, $12, $12,
+       COALESCE((SELECT CASE WHEN a.user_verification = 'none' THEN 0 ELSE 1 END FROM appkey_policies a WHERE a.store_id = $2 AND a.rp = $4), 0))",
 );
 static ONE: Statement = Statement::new("SELECT * FROM devices WHERE id = $1");
 static TRUSTED: Statement = Statement::new(

@@ -101,6 +101,7 @@ pub(super) async fn announce_by(
             reason: push.reason.clone(),
             device: push.answered_by.clone(),
             correlation_id: push.correlation_id.clone(),
+            assurance: push.factors.map(Into::into),
             created_at: rfc3339(push.created_at),
             ended_at: rfc3339(push.ended_at.unwrap_or(now)),
             deliveries,

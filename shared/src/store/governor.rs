@@ -8,8 +8,8 @@ use super::db::{Arg, Error, Statement, Tx};
 use super::ending::{self, announce, rows_of};
 use super::{NewPush, to_json};
 use crate::clock::Millis;
-use crate::domain::OpenPrompts;
 use crate::domain::governor::{Past, Rules, Ruling, WINDOW, is_prompt, rule};
+use crate::domain::{OpenPrompts, Profile};
 use crate::id::{PushId, UserId};
 use crate::message::{Lane, Message};
 use serde_json::json;
@@ -43,6 +43,8 @@ pub(super) struct Asking<'a> {
     pub(super) push: &'a NewPush,
     pub(super) user: &'a UserId,
     pub(super) rules: Rules,
+    /// The one in force.
+    pub(super) profile: Profile,
     pub(super) approved_at: Option<Millis>,
     pub(super) denied_at: Option<Millis>,
 }

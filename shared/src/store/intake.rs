@@ -6,7 +6,8 @@ use super::policies::rules_of;
 use super::pushes::push_of;
 use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
 use crate::clock::Millis;
-use crate::domain::{Content, Rules, Target, UserStatus};
+use crate::domain::profile::Request;
+use crate::domain::{Content, Lack, Profile, Rules, Target, UserStatus};
 use crate::id::{PushId, StoreId, UserId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ const JOB_INTERACTIVE: usize = 16;
 const JOB_BULK: usize = 200;
 
 static USERS: Statement = Statement::new(
-    "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown
+    "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown, pp.profile
      FROM (SELECT r.value->>'n' AS n, r.value->>'rp' AS rp, u.id FROM {each:$1} JOIN users u
          ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
        UNION ALL
@@ -34,12 +35,12 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       fan_out_due, definition, parameters, max_duration)
+       fan_out_due, profile, definition, parameters, max_duration)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
-       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'definition', r.value->>'parameters',
+       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'definition', r.value->>'parameters',
        CAST(r.value->>'max_duration' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
@@ -64,6 +65,13 @@ pub struct NewProcess {
     pub max_duration: Millis,
     /// The hash of the link's token.
     pub token_hash: String,
+}
+
+/// On whose terms a push is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// The profile asked for, where it is not the policy's.
+    pub profile: Option<Profile>,
 }
 
 /// A validated push, not yet taken.
@@ -97,6 +105,8 @@ pub struct NewPush {
     pub traceparent: Option<String>,
     /// For `process`.
     pub process: Option<NewProcess>,
+    /// On whose terms.
+    pub terms: Terms,
     /// When it was received.
     pub created_at: Millis,
     /// Until when an answer counts.
@@ -118,6 +128,8 @@ pub enum Taken {
     UserInactive(UserStatus),
     /// Too many wrong codes were typed for this user: nothing that wants one is asked until this time.
     CodesBlocked(Millis),
+    /// The profile in force wants what this push does not have.
+    Lacks(Lack),
     /// The push policy allows one open prompt, and there is one.
     PromptOpen,
 }
@@ -131,7 +143,7 @@ pub(super) fn unseen(lane: Lane) -> Millis {
     }
 }
 
-fn row_of(new: &NewPush, user: &UserId) -> Value {
+fn row_of(new: &NewPush, user: &UserId, profile: Profile) -> Value {
     let process = new.process.as_ref();
     let escalate = new.target.escalate_after();
     json!({
@@ -146,7 +158,7 @@ fn row_of(new: &NewPush, user: &UserId) -> Value {
         "created_at": new.created_at, "expires_at": new.expires_at, "fan_out_due": new.created_at + unseen(new.lane),
         "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
             "start_url": p.definition.start_url}).to_string()),
-        "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
+        "profile": profile, "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
     })
 }
 
@@ -198,9 +210,20 @@ impl Person {
             return Some(Taken::UserInactive(self.status));
         }
         let blocked = self.codes_blocked_until.filter(|until| *until > now);
+        let blocked = blocked.filter(|_| push.match_required);
         blocked
-            .filter(|_| push.match_required)
             .map(Taken::CodesBlocked)
+            .or_else(|| self.profile(push).err().map(Taken::Lacks))
+    }
+
+    /// The profile in force.
+    fn profile(&self, push: &NewPush) -> Result<Profile, Lack> {
+        self.rules.profile.governs(&Request {
+            profile: push.terms.profile,
+            kind: push.content.kind,
+            match_required: push.match_required,
+            payment: push.content.payment.is_some(),
+        })
     }
 
     fn asking<'a>(&'a self, push: &'a NewPush) -> Asking<'a> {
@@ -208,6 +231,7 @@ impl Person {
             push,
             user: &self.id,
             rules: self.rules,
+            profile: self.profile(push).unwrap_or(self.rules.profile),
             approved_at: self.approved_at,
             denied_at: self.denied_at,
         }
@@ -287,7 +311,7 @@ async fn add(tx: &mut Tx, asking: &[Asking<'_>], gate: &Gate) -> Result<HashSet<
     let mut rows: Vec<_> = asking
         .iter()
         .filter(|one| !gate.refuses(&one.push.id))
-        .map(|one| (one.push, row_of(one.push, one.user)))
+        .map(|one| (one.push, row_of(one.push, one.user, one.profile)))
         .collect();
     // Two batches with the same keys take them in one order, and neither waits for the other in a circle.
     rows.sort_by_key(|(push, _)| push.idempotency.as_ref().map(|(key, _)| (&push.store, key)));

@@ -3,7 +3,7 @@
 use super::db::{Arg, Error, Row, Statement};
 use super::{Store, json, maybe_parsed, parsed};
 use crate::clock::Millis;
-use crate::domain::{Content, DeliveryState, Kind, PushState, Target};
+use crate::domain::{Content, DeliveryState, Factors, Kind, Profile, PushState, Target};
 use crate::id::{DeliveryId, DeviceId, InstanceId, PushId, StoreId, UserId};
 use crate::message::Lane;
 
@@ -53,6 +53,12 @@ pub struct PushRow {
     pub correlation_id: Option<String>,
     /// The child process instance, once the link was opened.
     pub instance: Option<InstanceId>,
+    /// Whose rules it follows.
+    pub profile: Profile,
+    /// What its approval is worth, where a proof approved it.
+    pub factors: Option<Factors>,
+    /// When its approval was used.
+    pub consumed_at: Option<Millis>,
     /// The device whose answer decided.
     pub answered_by: Option<DeviceId>,
     /// The hash of the proof that decided.
@@ -122,6 +128,9 @@ pub(super) fn push_of(row: &Row) -> Result<PushRow, Error> {
         reply_to: row.maybe_text("reply_to")?,
         correlation_id: row.maybe_text("correlation_id")?,
         instance: maybe_parsed(row, "instance_id")?,
+        profile: maybe_parsed(row, "profile")?.unwrap_or(Profile::Default),
+        factors: maybe_parsed(row, "factors")?,
+        consumed_at: row.maybe_int("consumed_at")?,
         answered_by: maybe_parsed(row, "answered_by")?,
         proof_hash: row.maybe_text("proof_hash")?,
         refused_proofs: row.int("refused_proofs")?,

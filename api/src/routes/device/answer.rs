@@ -1,5 +1,6 @@
 //! A device answers.
 
+use super::prompts::shown;
 use crate::app::App;
 use crate::body::read;
 use crate::device_auth::DeviceCall;
@@ -9,7 +10,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use shared::audit::Act;
-use shared::crypto::{Expected, Proof, ProofFault, sha256_text};
+use shared::crypto::{Expected, Proof, ProofFault, content_hash, sha256_text};
 use shared::domain::Kind;
 use shared::id::PushId;
 use shared::store::{Answer, Answered, Device};
@@ -91,7 +92,7 @@ pub(crate) async fn answer(
         push: &asked.id,
         nonce: &asked.nonce,
         kind: asked.kind,
-        content_hash: &asked.content_hash,
+        content_hash: &content_hash(&shown(&app, asked)),
         code: code.as_ref().map(shared::secret::Secret::expose),
     };
     let proof = match Proof::check(&sent.proof, &device.key, &expected) {
@@ -111,7 +112,16 @@ pub(crate) async fn answer(
     let policy = app.store.appkey_policy(&asked.store, &asked.rp).await?;
     // A process push is accepted by opening its link; only its denial is signed.
     let opens_link = asked.kind == Kind::Process && proof.approves();
-    if opens_link || (proof.approves() && !verified(&policy.user_verification, &proof.uv)) {
+    let least = if asked
+        .profile
+        .wants_verification(asked.kind, asked.match_required)
+        && policy.user_verification == "none"
+    {
+        "device"
+    } else {
+        &policy.user_verification
+    };
+    if opens_link || (proof.approves() && !verified(least, &proof.uv)) {
         let fault = if opens_link {
             "link"
         } else {
@@ -131,6 +141,7 @@ pub(crate) async fn answer(
         device: &device.id,
         approves: proof.approves(),
         reason,
+        verified: proof.uv != "none",
         proof_hash: &sha256_text(sent.proof.as_bytes()),
     };
     let answered = app.store.answer(&answer, now).await?;

@@ -91,6 +91,9 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
     if sent["match_code"] == Value::Bool(true) && kind != "confirm" {
         fault("/match_code", "not_allowed", "only with the kind confirm");
     }
+    if kind != "confirm" && given("/payment") {
+        fault("/payment", "not_allowed", "only with the kind confirm");
+    }
     if kind == "process" && !given("/process") {
         fault("/process", "required", "needed with the kind process");
     }

@@ -1,6 +1,7 @@
 //! Ask a person something.
 
 use super::checks::{EXPIRES_IN, MAX_DURATION, more_faults, seconds};
+use super::payment::{PaymentView, ProfileWord};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::{Sent, faults_of, typed};
@@ -14,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::clock::{Millis, rfc3339};
 use shared::crypto::{content_hash, random_text, sha256_text};
-use shared::domain::{Content, DeviceState, Kind, Target};
+use shared::domain::{Content, DeviceState, Kind, Lack, Profile, Target};
 use shared::id::{PushId, StoreId};
 use shared::message::Lane;
-use shared::store::{NewProcess, NewPush, PushRow, Taken, User, UserRef};
+use shared::store::{NewProcess, NewPush, PushRow, Taken, Terms, User, UserRef};
 use std::sync::PoisonError;
 use utoipa::ToSchema;
 
@@ -44,6 +45,12 @@ pub(crate) struct PushRequest {
     #[serde(default)]
     #[schema(max_items = 20)]
     details: Vec<DetailView>,
+    /// With `confirm`: what is to be paid, and to whom; shown and signed.
+    #[serde(default)]
+    payment: Option<PaymentView>,
+    /// Whose rules this push follows, where it is to be more than the push policy demands.
+    #[serde(default)]
+    profile: Option<ProfileWord>,
     /// From where the question comes; shown and signed.
     #[serde(default)]
     context: Option<ContextView>,
@@ -330,6 +337,7 @@ pub(crate) async fn create(
         title: request.title,
         message: request.message,
         details: request.details.into_iter().map(Into::into).collect(),
+        payment: request.payment.map(Into::into),
         context: request.context.map(Into::into),
         redirect_url: None,
     };
@@ -350,6 +358,9 @@ pub(crate) async fn create(
         lane: Lane::Interactive,
         content_hash: shown_hash,
         created_at: now,
+        terms: Terms {
+            profile: request.profile.map(Into::into),
+        },
         id,
         store,
         user,
@@ -399,12 +410,32 @@ fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
         Taken::Replayed(row) => Ok(replay(app, &row, push.expires_at - push.created_at)),
         Taken::KeyReused => Err(Code::IdempotencyReused.into()),
         Taken::NoUser => Err(Code::NotFound.into()),
+        Taken::Lacks(lack) => Err(lacking(lack)),
         Taken::PromptOpen => Err(Code::PromptOpen.into()),
         Taken::CodesBlocked(until) => {
             Err(Problem::new(Code::CodesBlocked).with("until", rfc3339(until)))
         }
         Taken::UserInactive(status) => {
             Err(Problem::new(Code::UserInactive).with("state", status.as_str()))
+        }
+    }
+}
+
+/// What the profile in force wants.
+fn lacking(lack: Lack) -> Problem {
+    let by = |profile: Profile, what: &str| format!("the profile {profile} wants {what}");
+    match lack {
+        Lack::Weaker(profile) => {
+            Problem::new(Code::ProfileWeaker).with("profile", profile.as_str())
+        }
+        Lack::MatchCode(profile) => {
+            Problem::fault("/match_code", "not_allowed", &by(profile, "a typed code"))
+        }
+        Lack::Process(profile) => {
+            Problem::fault("/kind", "not_allowed", &by(profile, "a signed approval"))
+        }
+        Lack::Payment(profile) => {
+            Problem::fault("/payment", "required", &by(profile, "amount and payee"))
         }
     }
 }

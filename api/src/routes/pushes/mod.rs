@@ -2,9 +2,11 @@
 
 pub(crate) mod cancel;
 mod checks;
+pub(crate) mod consume;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod list;
+pub(crate) mod payment;
 pub(crate) mod show;
 
 pub(crate) use checks::seconds;

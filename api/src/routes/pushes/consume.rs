@@ -1,0 +1,65 @@
+//! Use an approval.
+
+use super::find;
+use super::payment::PaymentView;
+use crate::app::App;
+use crate::auth::Caller;
+use crate::body::Valid;
+use crate::problem::{Code, Problem};
+use crate::view::DetailView;
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::{Deserialize, Serialize};
+use shared::clock::rfc3339;
+use shared::store::{Action, Consumed};
+use utoipa::ToSchema;
+
+/// What is about to be done: the payment, the details, or both, as they were asked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConsumeRequest {
+    /// The payment that is about to be executed.
+    #[serde(default)]
+    payment: Option<PaymentView>,
+    /// The details, all of them and in their order.
+    #[serde(default)]
+    #[schema(max_items = 20)]
+    details: Vec<DetailView>,
+}
+
+/// Go ahead.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConsumedView {
+    push: String,
+    consumed_at: String,
+}
+
+/// Use an approval: once, within 300 s, and for the very payment and details that the person approved. Call it right before the act. A second call gets 409,
+/// also when the answer to the first was lost: whether it was you must be in your own books.
+#[utoipa::path(post, path = "/v1/stores/{store}/pushes/{push}/consume", tag = "pushes",
+    params(("store" = String, Path), ("push" = String, Path)), request_body = ConsumeRequest,
+    responses((status = 200, body = ConsumedView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
+pub(crate) async fn consume(
+    State(app): State<App>,
+    caller: Caller,
+    Path((store, push)): Path<(String, String)>,
+    body: Valid<ConsumeRequest>,
+) -> Result<Json<ConsumedView>, Problem> {
+    let found = find(&app, &caller, &store, &push, "pushes:write").await?;
+    let action = Action {
+        payment: body.value.payment.map(Into::into),
+        details: body.value.details.into_iter().map(Into::into).collect(),
+    };
+    match app.store.consume(&found, &action, app.clock.now()).await? {
+        Consumed::Now(at) => Ok(Json(ConsumedView {
+            push: found.id.to_string(),
+            consumed_at: rfc3339(at),
+        })),
+        Consumed::Before(at) => Err(Problem::new(Code::Consumed).with("consumed_at", rfc3339(at))),
+        Consumed::NotApproved => Err(Problem::new(Code::NotApproved)
+            .with("state", found.state.as_str())
+            .with("reason", found.reason)),
+        Consumed::TooLate => Err(Code::ApprovalExpired.into()),
+        Consumed::Differs => Err(Code::ActionDiffers.into()),
+    }
+}

@@ -1,0 +1,5 @@
+ALTER TABLE push_policies ADD COLUMN profile TEXT;
+ALTER TABLE pushes ADD COLUMN profile TEXT;
+ALTER TABLE pushes ADD COLUMN factors TEXT;
+ALTER TABLE pushes ADD COLUMN consumed_at BIGINT;
+ALTER TABLE devices ADD COLUMN multi_factor BIGINT NOT NULL DEFAULT 0;
