@@ -4,6 +4,7 @@ use crate::auth::KeyCache;
 use crate::device_auth::{Noted, Replays};
 use crate::problem::{Code, Problem};
 use crate::routes;
+use crate::routes::batches::BatchCounts;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::{self, Next};
@@ -23,6 +24,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -47,8 +49,34 @@ pub struct Options {
     pub reply_queues: bool,
     /// May a push policy name providers other than Apple and Google?
     pub any_provider: bool,
+    /// How much of batches may wait and come at once.
+    pub batches: BatchLimits,
     /// Ends every wait and stream.
     pub stop: CancellationToken,
+}
+
+/// How much of batches may wait in the database, and come at once.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchLimits {
+    /// Pushes that wait, of all stores.
+    pub waiting: i64,
+    /// Pushes that wait, of one store.
+    pub waiting_of_store: i64,
+    /// The length of the lines that wait.
+    pub waiting_bytes: i64,
+    /// Uploads that one process reads at once: what bounds its memory.
+    pub uploads: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            waiting: 5_000_000,
+            waiting_of_store: 2_000_000,
+            waiting_bytes: 4_000_000_000,
+            uploads: 8,
+        }
+    }
 }
 
 /// The state behind every handler. Cheap to clone.
@@ -66,6 +94,9 @@ pub struct Inner {
     pub(crate) public_url: String,
     pub(crate) reply_queues: bool,
     pub(crate) any_provider: bool,
+    pub(crate) batches: BatchLimits,
+    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) counts: BatchCounts,
     pub(crate) stop: CancellationToken,
     pub(crate) keys: KeyCache,
     pub(crate) replays: Replays,
@@ -94,6 +125,9 @@ impl App {
             public_url: options.public_url.trim_end_matches('/').to_owned(),
             reply_queues: options.reply_queues,
             any_provider: options.any_provider,
+            uploads: Arc::new(Semaphore::new(options.batches.uploads)),
+            batches: options.batches,
+            counts: BatchCounts::default(),
             stop: options.stop,
             keys: KeyCache::default(),
             replays: Replays::default(),

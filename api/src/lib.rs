@@ -11,6 +11,6 @@ mod problem;
 mod routes;
 mod view;
 
-pub use app::{App, Options, router, serve};
+pub use app::{App, BatchLimits, Options, router, serve};
 pub use auth::SCOPES;
 pub use problem::{CODES, Fault, Problem};

@@ -30,6 +30,10 @@ codes! {
     MalformedJson = BAD_REQUEST "malformed_json" "The body is not JSON";
     /// A header or query parameter is wrong.
     BadParameter = BAD_REQUEST "bad_parameter" "A header or query parameter is wrong";
+    /// An upload that cannot be read on.
+    UploadUnreadable = BAD_REQUEST "upload_unreadable" "The upload cannot be read";
+    /// An upload that ended too early.
+    UploadCut = BAD_REQUEST "upload_cut" "The upload ended before it was complete";
     /// No valid API key.
     Unauthenticated = UNAUTHORIZED "unauthenticated" "A valid API key is needed";
     /// No valid device signature.
@@ -73,7 +77,7 @@ codes! {
     /// Too many open enrolment codes.
     TooManyCodes = CONFLICT "too_many_codes" "The user has as many open enrolment codes as there may be";
     /// Another kind of body.
-    UnsupportedMedia = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body must be application/json";
+    UnsupportedMedia = UNSUPPORTED_MEDIA_TYPE "unsupported_media_type" "The body is of a media type that is not taken here";
     /// Too long.
     TooLarge = PAYLOAD_TOO_LARGE "too_large" "The body is too large";
     /// Faults in the body.
@@ -88,6 +92,8 @@ codes! {
     EnrolmentRefused = UNPROCESSABLE_ENTITY "enrolment_refused" "This code lets no device in";
     /// A path that takes another method.
     MethodNotAllowed = METHOD_NOT_ALLOWED "method_not_allowed" "This path takes another method";
+    /// More waits than may.
+    BacklogFull = TOO_MANY_REQUESTS "backlog_full" "Too much is waiting to be sent";
     /// Something inside.
     Internal = INTERNAL_SERVER_ERROR "internal" "Something went wrong here";
     /// Too much at once, or a part is away.
@@ -177,6 +183,11 @@ impl Problem {
 
     pub(crate) fn fault(pointer: &str, code: &str, detail: &str) -> Self {
         Self::faults(vec![Fault::new(pointer, code, detail)])
+    }
+
+    pub(crate) fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
     }
 
     fn unavailable() -> Self {

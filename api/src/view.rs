@@ -215,7 +215,7 @@ impl PushView {
 }
 
 impl DeliveryView {
-    fn new(row: &DeliveryRow) -> Self {
+    pub(crate) fn new(row: &DeliveryRow) -> Self {
         Self {
             id: row.id.to_string(),
             device: row.device.to_string(),

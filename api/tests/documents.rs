@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
 
-use api::{App, CODES, Options};
+use api::{App, BatchLimits, CODES, Options};
 use axum::Router;
 use axum::body::Body;
 use http::{Method, Request, StatusCode, header};
@@ -64,6 +64,7 @@ impl Bed {
             public_url: "http://sign.example".to_owned(),
             reply_queues: true,
             any_provider: false,
+            batches: BatchLimits::default(),
             stop: CancellationToken::new(),
         });
         let (router, document) = api::router(app);

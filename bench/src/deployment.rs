@@ -3,7 +3,7 @@
 use crate::options::Footing;
 use anyhow::{Context as _, Result, anyhow};
 use cli::exit::Failure;
-use cli::settings::Settings;
+use cli::settings::{BatchLimits, Settings};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use shared::broker::rabbit::topology::{Names, Topology};
@@ -73,6 +73,7 @@ impl Deployment {
         };
         let settings = Settings {
             any_provider: true,
+            batches: BatchLimits::default(),
             probes: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             public_url: "http://bench.example".to_owned(),

@@ -272,6 +272,7 @@ impl Running {
             public_url: settings.public_url.clone(),
             reply_queues: !settings.queue_url.expose().starts_with("embedded:"),
             any_provider: settings.any_provider,
+            batches: settings.batches,
             stop: self.stop.clone(),
         });
         let (mut router, _) = api::router(app);

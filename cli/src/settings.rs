@@ -1,6 +1,7 @@
 //! Settings: defaults, then a TOML file, then the environment. Every fault is told at once, each with its key.
 
 use crate::telemetry;
+pub use api::BatchLimits;
 use shared::crypto::ServerSecret;
 use shared::secret::Secret;
 use std::collections::BTreeMap;
@@ -70,6 +71,26 @@ const KEYS: &[Key] = &[
         "`true`: push policies may name providers other than Apple and Google, such as a simulator or a proxy.",
     ),
     key(
+        "batches.max_waiting",
+        Some("5000000"),
+        "How many pushes of batches may wait to be sent; beyond that an upload gets 429.",
+    ),
+    key(
+        "batches.max_waiting_per_store",
+        Some("2000000"),
+        "The same for one store.",
+    ),
+    key(
+        "batches.max_waiting_bytes",
+        Some("4000000000"),
+        "How long the lines that wait may be together.",
+    ),
+    key(
+        "batches.max_uploads",
+        Some("8"),
+        "How many uploads one process reads at once; beyond that they get 429.",
+    ),
+    key(
         "probes.listen",
         None,
         "Where `/livez`, `/readyz` and `/metrics` are served apart from the API; for processes without it.",
@@ -101,6 +122,8 @@ pub struct Settings {
     pub extra_ca_pem: Option<String>,
     /// May push policies name any provider?
     pub any_provider: bool,
+    /// How much of batches may wait and come at once.
+    pub batches: BatchLimits,
     /// Where probes are served apart from the API.
     pub probes: Option<SocketAddr>,
     /// What is logged.
@@ -342,6 +365,19 @@ impl Settings {
         if !matches!(any_provider.as_str(), "true" | "false") {
             fault("push.any_provider", "must be true or false");
         }
+        let mut number = |name: &str| {
+            let read = text(name).parse::<i64>().ok().filter(|n| *n > 0);
+            if read.is_none() {
+                fault(name, "must be a number above 0");
+            }
+            read.unwrap_or(1)
+        };
+        let batches = BatchLimits {
+            waiting: number("batches.max_waiting"),
+            waiting_of_store: number("batches.max_waiting_per_store"),
+            waiting_bytes: number("batches.max_waiting_bytes"),
+            uploads: usize::try_from(number("batches.max_uploads").min(10_000)).unwrap_or(1),
+        };
         let probes = values.get("probes.listen").and_then(|value| {
             let parsed = value.text.parse().ok();
             if parsed.is_none() {
@@ -374,6 +410,7 @@ impl Settings {
             queue_prefix,
             extra_ca_pem,
             any_provider: any_provider == "true",
+            batches,
             probes,
             log_filter: text("log.filter"),
             log_json: log_format == "json",

@@ -113,6 +113,10 @@ ids! {
     PushId = "psh";
     /// One push to one device.
     DeliveryId = "dlv";
+    /// A batch.
+    BatchId = "bat";
+    /// A part of a batch that is sent as one job.
+    ChunkId = "chk";
     /// A completion event.
     EventId = "evt";
     /// A broker message.

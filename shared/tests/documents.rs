@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use shared::audit::Act;
 use shared::broker::rabbit::topology::{Names, Topology};
 use shared::domain::{
-    AddressState, DeliveryState, DeviceState, Factors, Kind, PushState, UserStatus,
+    AddressState, BatchState, DeliveryState, DeviceState, Factors, Kind, PushState, UserStatus,
 };
 use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
 use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
@@ -85,6 +85,7 @@ fn compare<T: Copy + Display>(heading: &str, all: &[T], may: impl Fn(T, T) -> bo
 #[test]
 fn the_written_state_machines_are_those_of_the_domain() {
     compare("## Push", PushState::ALL, PushState::may_become);
+    compare("## Batch", BatchState::ALL, BatchState::may_become);
     compare("## Delivery", DeliveryState::ALL, DeliveryState::may_become);
     compare("## Device", DeviceState::ALL, DeviceState::may_become);
     for state in PushState::ALL {

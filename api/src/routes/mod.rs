@@ -1,6 +1,7 @@
 //! One file per resource or endpoint.
 
 mod audit;
+pub(crate) mod batches;
 mod definitions;
 mod device;
 pub(crate) mod docs;
@@ -88,6 +89,13 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::events::events))
         .routes(routes!(audit::list))
         .routes(routes!(audit::head))
+        .routes(routes!(batches::upload::create, batches::show::list))
+        .routes(routes!(batches::show::show))
+        .routes(routes!(batches::control::pause))
+        .routes(routes!(batches::control::resume))
+        .routes(routes!(batches::control::cancel))
+        .routes(routes!(batches::report::errors))
+        .routes(routes!(batches::report::results))
         .routes(routes!(process::open))
         .routes(routes!(instances::complete))
         .routes(routes!(device::prompts::list))

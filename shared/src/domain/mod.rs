@@ -1,11 +1,13 @@
 //! The domain: what a push is and how it may change. No I/O, no clock, no randomness of its own.
 
+pub mod batch;
 pub mod governor;
 pub mod policy;
 pub mod profile;
 pub mod push;
 pub mod state;
 
+pub use batch::BatchState;
 pub use governor::{OpenPrompts, Rules};
 pub use policy::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider};
 pub use profile::{Assurance, Factors, Lack, Payee, Payment, Profile};

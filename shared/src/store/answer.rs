@@ -27,10 +27,11 @@ static OPEN: Statement = Statement::new(
     "SELECT p.*, u.preferred_device, d.state AS delivery_state FROM pushes p JOIN users u ON u.id = p.user_id
      LEFT JOIN deliveries d ON d.push_id = p.id AND d.device_id = $5
      WHERE p.user_id = $1 AND p.rp = $2 AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 AND p.state IN ('accepted', 'pending')
-       AND (p.state = 'accepted' OR d.id IS NOT NULL) AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
+       AND (p.state = 'accepted' AND p.batch_id IS NULL OR d.id IS NOT NULL) AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
 );
 static FOR_DEVICE: Statement = Statement::new(
-    "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.id = $1 AND p.user_id = $2 AND p.rp = $3",
+    "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.id = $1 AND p.user_id = $2 AND p.rp = $3
+       AND (p.state <> 'accepted' OR p.batch_id IS NULL)",
 );
 static SIBLINGS: Statement = Statement::new(
     "SELECT id, created_at FROM devices WHERE user_id = $1 AND rp = $2 AND state = 'active'",

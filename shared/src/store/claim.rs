@@ -33,7 +33,8 @@ static ESCALATED: Statement = Statement::new(
     "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
 );
 static BEGIN: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
+       expires_at = CASE WHEN state = 'accepted' AND lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(

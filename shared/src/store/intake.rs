@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// How many pushes one job carries at most. An interactive push waits for no other one, so its jobs stay small.
 const JOB_INTERACTIVE: usize = 16;
-const JOB_BULK: usize = 200;
+pub(super) const JOB_BULK: usize = 200;
 
 static USERS: Statement = Statement::new(
     "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown, pp.profile

@@ -3,6 +3,7 @@
 
 mod answer;
 mod audit;
+mod batches;
 mod claim;
 mod consume;
 pub mod db;
@@ -25,6 +26,10 @@ mod users;
 
 pub use answer::{Answer, Answered, Prompt};
 pub use audit::HeadRow;
+pub use batches::{
+    BatchRow, Begun, Counts, InFlight, LineResult, NewBatch, NewRow, Refusal, Releasable, Released,
+    RowCheck, Took, Upload, Waiting,
+};
 pub use claim::{Claim, Claimed, Wanted};
 pub use consume::{Action, Consumed, USABLE};
 pub use db::{Db, Error};
@@ -43,6 +48,8 @@ pub use users::User;
 
 use crate::message::Message;
 use db::Tx;
+use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// All operations on one database. Cheap to clone.
 #[derive(Clone)]
@@ -51,6 +58,8 @@ pub struct Store {
     handover: Handover,
     /// For whom: it goes into the audit log with what is done.
     by: Option<String>,
+    /// Rings when the backlog has something new for the dispatcher of the same process.
+    backlog_news: Arc<Notify>,
 }
 
 impl Store {
@@ -60,6 +69,7 @@ impl Store {
             db,
             handover,
             by: None,
+            backlog_news: Arc::default(),
         }
     }
 

@@ -26,6 +26,7 @@ static EXPIRE: Statement = Statement::new(
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'some_answered'
            WHEN state = 'opened' OR EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'fetched') THEN 'no_response'
            WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'sent') THEN 'unopened'
+           WHEN state = 'accepted' AND batch_id IS NOT NULL THEN 'not_released'
            ELSE 'undelivered' END
      WHERE id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2 {skip_locked})
      RETURNING *",

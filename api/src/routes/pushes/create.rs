@@ -162,13 +162,13 @@ fn target_of(view: Option<&TargetView>) -> Target {
     }
 }
 
-fn user_of(name: UserName) -> UserRef {
+pub(crate) fn user_of(name: UserName) -> UserRef {
     let by_id = name.id.and_then(|id| id.parse().ok()).map(UserRef::Id);
     by_id.unwrap_or_else(|| UserRef::External(name.external_id.unwrap_or_default()))
 }
 
 /// The idempotency key of a request.
-fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
