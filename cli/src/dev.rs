@@ -5,7 +5,7 @@ use crate::client::{Context, write_private};
 use crate::exit::{Exit, Failure, chain};
 use crate::output::Output;
 use crate::roles::{Ground, Role, Running, listen};
-use crate::settings::Settings;
+use crate::settings::{BatchLimits, Settings};
 use crate::telemetry;
 use axum::Router;
 use axum::extract::{Query, State};
@@ -288,6 +288,7 @@ impl Dev {
             .map_err(|error| failed("no address", &error))?;
         let base = format!("http://localhost:{}", listening.port());
         let settings = Settings {
+            batches: BatchLimits::default(),
             listen: listening,
             public_url: base.clone(),
             secret: Secret::new(secret),

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use workers::Credentials;
 use workers::chainer;
+use workers::dispatcher::Dispatcher;
 use workers::fanout::{FanOut, Limits};
 use workers::forwarder::Forwarder;
 use workers::push::{Options as PushOptions, Providers};
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(25);
 pub enum Role {
     /// Takes pushes and answers; lets callers wait.
     Api,
-    /// Fans out to the providers; sweeps deadlines and lost work.
+    /// Fans out to the providers; releases batches; sweeps deadlines and lost work.
     Worker,
     /// The wait-on-push activity: passes completion events to the queues that wait, and to third parties.
     Waiter,
@@ -310,6 +311,16 @@ impl Running {
             self.roles
                 .spawn(async move { ended(fan_out.run(until).await) });
         }
+        let dispatcher = Dispatcher {
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            clock: clock.clone(),
+        };
+        let until = self.stop.clone();
+        self.roles.spawn(async move {
+            dispatcher.run(until).await;
+            Ok(())
+        });
         let sweeper = Sweeper {
             store: self.store.clone(),
             clock: clock.clone(),

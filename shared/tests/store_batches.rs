@@ -57,6 +57,7 @@ fn row(line: i64, user: &str, key: Option<&str>, title: &str) -> NewRow {
         message: None,
         details: vec![],
         context: None,
+        payment: None,
         redirect_url: None,
     };
     NewRow {
@@ -83,7 +84,7 @@ fn told(check: &RowCheck) -> Option<String> {
 }
 
 impl Bed {
-    fn new(&self, key: &str) -> NewBatch {
+    fn asked(&self, key: &str) -> NewBatch {
         NewBatch {
             store: self.tenant.clone(),
             name: "March".to_owned(),
@@ -152,11 +153,11 @@ fn people(lines: std::ops::RangeInclusive<i64>) -> Vec<NewRow> {
 #[tokio::test]
 async fn a_line_is_taken_once_however_often_it_comes() {
     for bed in beds("batch-once").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         let took = bed.take(&upload, &people(1..=3)).await.unwrap();
         assert_eq!((took.new, took.again), (3, 0), "{}", bed.name);
         // The connection was cut; the whole file comes again.
-        let again = bed.open(&bed.new("march")).await;
+        let again = bed.open(&bed.asked("march")).await;
         assert_eq!(again.batch.id, upload.batch.id);
         let took = bed.take(&again, &people(1..=5)).await.unwrap();
         assert_eq!((took.new, took.again), (2, 3), "{}", bed.name);
@@ -170,9 +171,9 @@ async fn a_line_is_taken_once_however_often_it_comes() {
         let row = bed.store.end_upload(&again, NOW).await.unwrap().unwrap();
         assert_eq!((row.accepted, row.lines), (5, 5));
         assert_eq!(row.state, BatchState::Running);
-        let later = bed.store.begin_upload(&bed.new("march"), NOW).await;
+        let later = bed.store.begin_upload(&bed.asked("march"), NOW).await;
         assert!(matches!(later.unwrap(), Begun::Replayed(_)));
-        let mut other = bed.new("march");
+        let mut other = bed.asked("march");
         other.idempotency = Some(("march".to_owned(), "other".to_owned()));
         let reused = bed.store.begin_upload(&other, NOW).await.unwrap();
         assert!(matches!(reused, Begun::KeyReused));
@@ -183,7 +184,7 @@ async fn a_line_is_taken_once_however_often_it_comes() {
 #[tokio::test]
 async fn a_key_asks_once_in_the_whole_store() {
     for bed in beds("batch-keys").await {
-        let first = bed.open(&bed.new("one")).await;
+        let first = bed.open(&bed.asked("one")).await;
         let rows = [
             row(1, "ada", Some("a"), "Hello"),
             row(2, "ada", Some("a"), "Hello"),
@@ -200,7 +201,7 @@ async fn a_key_asks_once_in_the_whole_store() {
         let lines: Vec<_> = refusals.iter().map(|one| one.line).collect();
         assert_eq!(lines, [2, 3, 4]);
         assert!(refusals[0].duplicate_of.is_some() && refusals[1].duplicate_of.is_none());
-        let second = bed.open(&bed.new("two")).await;
+        let second = bed.open(&bed.asked("two")).await;
         let took = bed.take(&second, &rows[..1]).await.unwrap();
         assert_eq!((took.new, took.duplicates), (0, 1));
         let checks = bed.store.check_rows(&bed.tenant, &rows).await.unwrap();
@@ -213,7 +214,7 @@ async fn a_key_asks_once_in_the_whole_store() {
 #[tokio::test]
 async fn a_batch_is_released_in_chunks_and_done_when_all_have_ended() {
     for mut bed in beds("batch-release").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         bed.take(&upload, &people(1..=300)).await.unwrap();
         let waiting = bed.store.releasable(NOW).await.unwrap();
         assert_eq!((waiting[0].waiting, waiting[0].chunk_rows), (300, 200));
@@ -249,7 +250,7 @@ async fn a_batch_is_released_in_chunks_and_done_when_all_have_ended() {
 #[tokio::test]
 async fn a_job_that_the_broker_lost_is_made_again() {
     for mut bed in beds("batch-lost").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         bed.take(&upload, &people(1..=10)).await.unwrap();
         bed.release(&upload, 1, NOW).await;
         let first = bed.jobs();
@@ -264,7 +265,7 @@ async fn a_job_that_the_broker_lost_is_made_again() {
 #[tokio::test]
 async fn paused_atomic_and_slow_batches_release_nothing_or_little() {
     for bed in beds("batch-pause").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         bed.take(&upload, &people(1..=10)).await.unwrap();
         let id = upload.batch.id.clone();
         let move_to = async |to| bed.store.move_batch(&bed.tenant, &id, to).await.unwrap();
@@ -274,7 +275,7 @@ async fn paused_atomic_and_slow_batches_release_nothing_or_little() {
         let back = move_to(BatchState::Running).await.unwrap();
         assert_eq!(back.state, BatchState::Receiving, "lines are to come");
         assert!(move_to(BatchState::Running).await.is_none());
-        let mut new = bed.new("all");
+        let mut new = bed.asked("all");
         new.atomic = true;
         let atomic = bed.open(&new).await;
         bed.take(&atomic, &people(1..=10)).await.unwrap();
@@ -284,7 +285,7 @@ async fn paused_atomic_and_slow_batches_release_nothing_or_little() {
         let ended = bed.store.end_upload(&atomic, NOW).await.unwrap().unwrap();
         assert_eq!(ended.state, BatchState::Cancelled);
         assert_eq!(ended.reason, "lines_refused");
-        let mut new = bed.new("slow");
+        let mut new = bed.asked("slow");
         new.max_per_second = Some(10);
         let slow = bed.open(&new).await;
         bed.take(&slow, &people(1..=10)).await.unwrap();
@@ -302,7 +303,7 @@ async fn paused_atomic_and_slow_batches_release_nothing_or_little() {
 #[tokio::test]
 async fn a_cancelled_batch_ends_its_pushes_and_takes_no_more() {
     for mut bed in beds("batch-cancel").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         for from in (1..=1_000).step_by(250) {
             bed.take(&upload, &people(from..=from + 249)).await.unwrap();
         }
@@ -337,7 +338,7 @@ async fn a_cancelled_batch_ends_its_pushes_and_takes_no_more() {
 #[tokio::test]
 async fn an_answer_counts_from_the_moment_a_worker_has_it() {
     for mut bed in beds("batch-expiry").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         let mut rows = people(1..=2);
         rows[0].lifetime = 60_000;
         bed.take(&upload, &rows).await.unwrap();
@@ -356,7 +357,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
                 kty: "EC".to_owned(),
                 crv: "P-256".to_owned(),
                 x: shared::crypto::random_text::<32>(),
-                y: shared::crypto::random_text::<32>(),
+                y: Some(shared::crypto::random_text::<32>()),
             },
             address: None,
         };
@@ -371,7 +372,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
         assert_eq!(push.expires_at, late + 60_000);
         assert_eq!(bed.store.expire(late + 60_000).await.unwrap(), 1);
         // One that nobody ever sent says so.
-        let other = bed.open(&bed.new("forgotten")).await;
+        let other = bed.open(&bed.asked("forgotten")).await;
         let forgotten = [row(1, "bob", None, "Hello")];
         bed.take(&other, &forgotten).await.unwrap();
         bed.store.expire(NOW + 8 * DAY).await.unwrap();
@@ -387,7 +388,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
 #[tokio::test]
 async fn users_who_may_not_be_asked_and_faulty_lines_are_told_by_line() {
     for bed in beds("batch-refused").await {
-        let upload = bed.open(&bed.new("march")).await;
+        let upload = bed.open(&bed.asked("march")).await;
         let eve = bed.store.user_by_external(&bed.tenant, "eve").await;
         let eve = eve.unwrap().unwrap().id;
         let locked = Some(UserStatus::Locked);

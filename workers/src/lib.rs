@@ -1,9 +1,10 @@
-//! Everything that works behind the API: the relay from the outbox to the broker, the fan-out to the providers, the sweeper, and the
-//! wait-on-push activity.
+//! Everything that works behind the API: the relay from the outbox to the broker, the dispatcher of batches, the fan-out to the providers, the
+//! sweeper, and the wait-on-push activity.
 
 mod batch;
 pub mod chainer;
 mod credentials;
+pub mod dispatcher;
 pub mod fanout;
 pub mod forwarder;
 pub mod push;

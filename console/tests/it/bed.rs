@@ -180,6 +180,7 @@ impl Bed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = api::App::new(api::Options {
+            batches: api::BatchLimits::default(),
             store: store.clone(),
             broker,
             clock: clock.clone(),

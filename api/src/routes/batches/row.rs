@@ -157,6 +157,7 @@ pub(super) fn row_of(
         message: parsed.message,
         details: parsed.details.into_iter().map(Into::into).collect(),
         context: None,
+        payment: None,
         redirect_url: None,
     };
     let preferred = parsed

@@ -17,10 +17,12 @@ const CHUNKS: i64 = 500;
 const CATCH_UP: Millis = 1_000;
 
 static RELEASABLE: Statement = Statement::new(
-    "SELECT b.id, b.store_id, b.waiting, b.chunk_rows, s.bulk_weight FROM batches b JOIN stores s ON s.id = b.store_id
+    "SELECT b.id, b.store_id, b.waiting, b.chunk_rows, b.max_per_second, s.bulk_weight FROM batches b JOIN stores s ON s.id = b.store_id
      WHERE b.ended_at IS NULL AND b.waiting > 0 AND (b.state = 'running' OR (b.state = 'receiving' AND b.atomic = 0))
        AND b.next_release_at <= $1 ORDER BY b.id LIMIT $2",
 );
+static ANY_OPEN: Statement =
+    Statement::new("SELECT 1 AS one FROM batches WHERE ended_at IS NULL LIMIT 1");
 static HOLD: Statement = Statement::new(
     "SELECT max_per_second, next_release_at FROM batches
      WHERE id = $1 AND (state = 'running' OR (state = 'receiving' AND atomic = 0)) AND next_release_at <= $2 {lock}",
@@ -77,6 +79,8 @@ pub struct Releasable {
     pub waiting: i64,
     /// How many of them go in one job.
     pub chunk_rows: i64,
+    /// How many pushes a second are sent at most.
+    pub max_per_second: Option<i64>,
 }
 
 /// What of a store was released and is not with a worker yet.
@@ -128,6 +132,11 @@ impl Store {
         self.db.write(&GIVE_UP, &args).await.map(|_| ())
     }
 
+    /// Is there a batch that is not over?
+    pub async fn has_open_batches(&self) -> Result<bool, Error> {
+        Ok(!self.db.fetch(&ANY_OPEN, &[]).await?.is_empty())
+    }
+
     /// The batches that have something to send at `now`.
     pub async fn releasable(&self, now: Millis) -> Result<Vec<Releasable>, Error> {
         let args = [Arg::Int(now), Arg::Int(BATCHES)];
@@ -140,6 +149,7 @@ impl Store {
                     weight: row.int("bulk_weight")?,
                     waiting: row.int("waiting")?,
                     chunk_rows: row.int("chunk_rows")?,
+                    max_per_second: row.maybe_int("max_per_second")?,
                 })
             })
             .collect()
