@@ -7,10 +7,10 @@ use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::header;
 use shared::clock::Millis;
-use shared::crypto::{REQUEST_TOLERANCE_S, Signed};
+use shared::crypto::Signed;
 use shared::domain::DeviceState;
 use shared::id::DeviceId;
-use shared::store::Device;
+use shared::store::{Device, REQUEST_MEMORY};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -21,6 +21,11 @@ const OF_ONE_DEVICE: usize = 600;
 const SWEEP_EVERY: u64 = 10_000;
 
 /// The identifiers of signed requests that this process has seen, as long as they could come again.
+///
+/// What changes something is used up in the database as well (`Store::use_request`), so once in the whole deployment and across restarts. A GET
+/// is remembered here only: whoever could repeat one at another process within the minute has read its TLS traffic, and so the answer, already; what
+/// it gives out is signed for one device and worth nothing without its key; and polls are the most frequent calls there are: a write for
+/// each would double their cost and queue them, on SQLite, before its one writer.
 #[derive(Default)]
 pub(crate) struct Replays(Mutex<Seen>);
 
@@ -32,8 +37,8 @@ struct Seen {
 
 impl Replays {
     /// `false`: it was here before, or there is no room to remember it.
-    fn first(&self, device: &DeviceId, jti: String, now: Millis) -> bool {
-        let until = now + 2 * REQUEST_TOLERANCE_S * 1000;
+    fn first(&self, device: &DeviceId, jti: &str, now: Millis) -> bool {
+        let until = now + REQUEST_MEMORY;
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.count += 1;
         if seen.count.is_multiple_of(SWEEP_EVERY) {
@@ -44,7 +49,10 @@ impl Replays {
         if own.len() >= OF_ONE_DEVICE {
             own.retain(|_, until| *until > now);
         }
-        own.len() < OF_ONE_DEVICE && own.insert(jti, until).is_none_or(|old| old <= now)
+        own.len() < OF_ONE_DEVICE
+            && own
+                .insert(jti.to_owned(), until)
+                .is_none_or(|old| old <= now)
     }
 }
 
@@ -136,7 +144,10 @@ impl FromRequest<App> for DeviceCall {
             tracing::warn!(device = %device.id, %fault, "a device's request was refused");
             refused()
         })?;
-        if !app.replays.first(&device.id, jti, now) {
+        let reads = matches!(method.as_str(), "GET" | "HEAD");
+        let first = app.replays.first(&device.id, &jti, now)
+            && (reads || app.store.use_request(&device.id, &jti, now).await?);
+        if !first {
             tracing::warn!(device = %device.id, "a device's request came twice");
             note(app, &device, "replay", now).await?;
             return Err(refused());

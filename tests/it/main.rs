@@ -14,4 +14,6 @@ mod keys;
 mod kinds;
 mod policies;
 mod profiles;
+mod proofs;
 mod queues;
+mod replays;

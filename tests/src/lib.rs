@@ -17,4 +17,4 @@ mod world;
 
 pub use process::Process;
 pub use tap::Tap;
-pub use world::{Footing, RP, World, control, footings, until};
+pub use world::{Footing, RP, World, control, footings, raw, until};

@@ -74,6 +74,33 @@ pub async fn until<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// A call of an API at `address`, as it stands. Gives the status, and the answer as it came.
+pub async fn raw(
+    address: &str,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let host = address.trim_start_matches("http://");
+    let mut socket = tokio::net::TcpStream::connect(host).await.unwrap();
+    let lines: Vec<_> = headers
+        .iter()
+        .map(|(n, v)| format!("{n}: {v}\r\n"))
+        .collect();
+    let headers = lines.concat();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
 /// A deployment.
 pub struct World {
     /// What it stands on.
@@ -357,25 +384,10 @@ impl World {
         body: &Value,
         headers: &[(&str, &str)],
     ) -> u16 {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let host = self.address.trim_start_matches("http://");
-        let mut socket = tokio::net::TcpStream::connect(host).await.unwrap();
-        let (method, body) = (method.to_uppercase(), body.to_string());
-        let lines: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| format!("{n}: {v}\r\n"))
-            .collect();
-        let headers = lines.concat();
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}content-type: application/json\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n{body}",
-            body.len()
-        );
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).await.unwrap();
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        answer.split(' ').nth(1).unwrap().parse().unwrap()
+        let method = method.to_uppercase();
+        let body = body.to_string();
+        let answer = raw(self.address(), (&method, path), headers, &body).await;
+        answer.0
     }
 
     /// A new phone of the user, registered and in the fleet.

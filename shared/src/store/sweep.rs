@@ -3,7 +3,7 @@
 use super::claim::retry_jobs;
 use super::db::{Arg, Error, Row, Statement};
 use super::ending::{announce, rows_of};
-use super::{Store, intake, parsed, record};
+use super::{Store, intake, parsed, record, requests};
 use crate::clock::Millis;
 use crate::id::{PushId, StoreId};
 use crate::message::{Lane, RetryOf};
@@ -121,6 +121,11 @@ impl Store {
         let old = [Arg::Int(now - KEPT), Arg::Int(BATCH)];
         tx.fetch(&FORGET_NOTICES, &old).await?;
         tx.fetch(&FORGET_CODES, &old).await?;
+        let old = [
+            Arg::Int(now - requests::SKEW),
+            Arg::Int(requests::FORGOTTEN),
+        ];
+        tx.fetch(&requests::FORGET, &old).await?;
         let count = retries.len() + lost.len();
         let mut messages = retry_jobs(retries.into_iter(), now);
         messages.extend(intake::jobs(
