@@ -7,6 +7,7 @@ mod app;
 mod auth;
 mod body;
 mod device_auth;
+mod page;
 mod problem;
 mod routes;
 mod view;

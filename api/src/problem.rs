@@ -46,6 +46,8 @@ codes! {
     LinkUnknown = NOT_FOUND "link_unknown" "This link leads nowhere";
     /// A process link that was used or whose push has ended.
     LinkSpent = GONE "link_spent" "This link was used or its time is over";
+    /// A process link whose time has not come.
+    LinkEarly = CONFLICT "link_early" "This link cannot be opened yet";
     /// The first request with this key is still under way.
     IdempotencyRunning = CONFLICT "idempotency_running" "A request with this idempotency key is still under way";
     /// Something with this name exists.
@@ -172,6 +174,12 @@ impl Problem {
     pub(crate) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// For a page: the status, the title, and what to do.
+    pub(crate) fn words(&self) -> (StatusCode, &str, Option<&str>) {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, &self.title, self.detail.as_deref())
     }
 
     pub(crate) fn faults(errors: Vec<Fault>) -> Self {

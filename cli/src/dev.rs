@@ -8,15 +8,15 @@ use crate::roles::{Ground, Role, Running, listen};
 use crate::settings::{BatchLimits, Settings};
 use crate::telemetry;
 use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::{Form, Query, State};
 use axum::response::Redirect;
 use axum::routing::get;
 use shared::clock::{SharedClock, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret};
-use shared::domain::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider, Rules};
-use shared::id::StoreId;
+use shared::domain::{ApnsCredential, FcmCredential, InstanceState, KeyAlgorithm, Provider, Rules};
+use shared::id::{InstanceId, StoreId};
 use shared::secret::Secret;
-use shared::store::{Address, Definition, InstanceEnd, NewDevice, PushPolicy, SealedPolicy, Store};
+use shared::store::{Address, Definition, NewDevice, PushPolicy, SealedPolicy, Store};
 use simulator::fleet::{Behaviour, Fleet};
 use simulator::phone::{Phone, Saved};
 use simulator::{Gateway, GatewayOptions};
@@ -232,44 +232,67 @@ struct Demo {
     clock: SharedClock,
 }
 
-/// A child process in its smallest form: a page with two links.
+/// Every way in which a child process goes on or ends, in the words of a button.
+const DEMO_WAYS: [(&str, &str); 6] = [
+    ("active", "It goes on"),
+    ("review", "Somebody reviews it"),
+    ("ended_success", "It succeeds"),
+    ("ended_error", "It is declined"),
+    ("terminated", "The user gives up"),
+    ("process_error", "It breaks"),
+];
+
+/// A child process in its smallest form: a page with a button for each way.
 async fn demo_process(
     Query(query): Query<BTreeMap<String, String>>,
 ) -> axum::response::Html<String> {
-    let safe = |name: &str| -> String {
-        let text = query.get(name).map_or("", String::as_str);
-        text.chars()
-            .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
-            .collect()
-    };
-    let instance = safe("instance");
+    use std::fmt::Write as _;
+    let text = query.get("instance").map_or("", String::as_str);
+    let instance: String = text
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect();
+    let mut buttons = String::new();
+    for (status, words) in DEMO_WAYS {
+        // Writing to a String cannot fail.
+        write!(
+            buttons,
+            "<p><button name=status value={status}>{words}</button></p>"
+        )
+        .ok();
+    }
     axum::response::Html(format!(
         "<!doctype html><html lang=en><meta name=viewport content=\"width=device-width\"><title>Demo process</title>\
-         <h1>Demo process</h1><p>A child process instance <code>{instance}</code> has started. How does it end?</p>\
-         <p><a href=\"/demo/process/end?instance={instance}&status=success\">It succeeds</a></p>\
-         <p><a href=\"/demo/process/end?instance={instance}&status=error\">It is declined</a></p>"
+         <h1>Demo process</h1><p>A child process instance <code>{instance}</code> has started. How does it go on?</p>\
+         <form method=post><input type=hidden name=instance value=\"{instance}\">{buttons}</form>"
     ))
 }
 
-async fn demo_end(
+async fn demo_report(
     State(demo): State<Demo>,
-    Query(query): Query<BTreeMap<String, String>>,
+    Form(form): Form<BTreeMap<String, String>>,
 ) -> Redirect {
-    let end = match query.get("status").map(String::as_str) {
-        Some("success") => InstanceEnd::Success,
-        _ => InstanceEnd::Error,
+    let status = form
+        .get("status")
+        .and_then(|text| InstanceState::parse(text));
+    let instance = form
+        .get("instance")
+        .and_then(|text| text.parse::<InstanceId>().ok());
+    let (Some(status), Some(instance)) = (status, instance) else {
+        return Redirect::to("/phone");
     };
-    if let Some(Ok(instance)) = query.get("instance").map(|text| text.parse()) {
-        let ended = demo
-            .store
-            .end_instance(&demo.tenant, &instance, end, demo.clock.now())
-            .await;
-        if let Err(error) = ended {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "a demo process could not end"
-            );
-        }
+    let now = demo.clock.now();
+    let taken = demo
+        .store
+        .report_instance(&demo.tenant, &instance, status, now);
+    if let Err(error) = taken.await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "a demo process could not be reported"
+        );
+    }
+    if status.outcome().is_none() {
+        return Redirect::to(&format!("/demo/process?instance={instance}"));
     }
     Redirect::to("/phone")
 }
@@ -401,8 +424,7 @@ pub fn database_in(folder: &Path) -> String {
 
 fn pages(fleet: &Fleet, demo: &Demo, stop: &CancellationToken) -> Router {
     let mut router = Router::new()
-        .route("/demo/process", get(demo_process))
-        .route("/demo/process/end", get(demo_end))
+        .route("/demo/process", get(demo_process).post(demo_report))
         .with_state(demo.clone())
         .merge(console::phone_router(fleet.clone(), stop.clone()))
         .merge(console::console_router(

@@ -65,3 +65,24 @@ pub fn rfc3339(at: Millis) -> String {
         clock.millisecond()
     )
 }
+
+/// The time that an RFC 3339 text names; `None` where it is none.
+pub fn millis(text: &str) -> Option<Millis> {
+    let format = &time::format_description::well_known::Rfc3339;
+    let at = time::OffsetDateTime::parse(text, format).ok()?;
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{millis, rfc3339};
+
+    #[test]
+    fn times_read_back_in_any_zone() {
+        assert_eq!(millis(&rfc3339(1_795_521_600_123)), Some(1_795_521_600_123));
+        assert_eq!(millis("1970-01-01T02:00:01+02:00"), Some(1_000));
+        for bad in ["", "yesterday", "1970-01-01", "1970-13-01T00:00:00Z"] {
+            assert_eq!(millis(bad), None, "{bad}");
+        }
+    }
+}

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use shared::audit::Act;
 use shared::broker::rabbit::topology::{Names, Topology};
 use shared::domain::{
-    AddressState, BatchState, DeliveryState, DeviceState, Factors, Kind, PushState, UserStatus,
+    AddressState, BatchState, DeliveryState, DeviceState, Factors, InstanceState, Kind, PushState,
+    UserStatus,
 };
 use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
 use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
@@ -88,6 +89,8 @@ fn the_written_state_machines_are_those_of_the_domain() {
     compare("## Batch", BatchState::ALL, BatchState::may_become);
     compare("## Delivery", DeliveryState::ALL, DeliveryState::may_become);
     compare("## Device", DeviceState::ALL, DeviceState::may_become);
+    let heading = "## Child process instance";
+    compare(heading, InstanceState::ALL, InstanceState::may_become);
     for state in PushState::ALL {
         let none = transitions("## Push")[state.as_str()].is_empty();
         assert_eq!(none, state.is_terminal(), "{state}");

@@ -12,7 +12,8 @@ use serde_json::json;
 use shared::clock::Millis;
 use shared::crypto::{DeviceKey, content_hash};
 use shared::domain::{
-    Content, DeliveryState, Kind, OpenPrompts, Provider, PushState, Rules, Target, UserStatus,
+    Content, DeliveryState, InstanceState, Kind, OpenPrompts, Provider, PushState, Rules, Target,
+    UserStatus,
 };
 use shared::event;
 use shared::id::{DeviceId, PushId, StoreId, UserId};
@@ -20,8 +21,8 @@ use shared::message::{Job, Lane, Message, Route};
 use shared::secret::Secret;
 use shared::store::{
     Address, Answer, Answered, Claimed, Committed, Definition, DeliveryResult, DeviceRefused,
-    Handover, InstanceEnd, NewDevice, NewProcess, NewPush, Opened, Page, Recorded, SealedPolicy,
-    Store, Taken, Terms, UserRef, Wanted,
+    Handover, LONGEST_INSTANCE, NewDevice, NewProcess, NewPush, Opened, Page, ProcessLink,
+    Recorded, SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -758,6 +759,24 @@ async fn without_a_device_a_push_fails_and_without_an_address_it_waits_to_be_fet
     }
 }
 
+/// Takes a process push whose link holds the token `th`.
+async fn take_process(bed: &mut Bed, found: Definition) {
+    let mut new = bed.push(Kind::Process, Target::All);
+    new.process = Some(NewProcess {
+        definition: found,
+        parameters: json!({"amount": "5"}),
+        max_duration: 300_000,
+        token_hash: "th".to_owned(),
+        not_before: Some(NOW + 3),
+        not_after: Some(NOW + 60_000),
+    });
+    bed.store
+        .take(std::slice::from_ref(&new), NOW)
+        .await
+        .unwrap();
+    bed.messages();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_link_opens_once_and_the_child_ends_the_push() {
     for mut bed in beds("process").await {
@@ -785,22 +804,30 @@ async fn a_process_link_opens_once_and_the_child_ends_the_push() {
             .await
             .unwrap()
             .unwrap();
-        let mut new = bed.push(Kind::Process, Target::All);
-        new.process = Some(NewProcess {
-            definition: found,
-            parameters: json!({"amount": "5"}),
-            max_duration: 300_000,
-            token_hash: "th".to_owned(),
-        });
-        bed.store
-            .take(std::slice::from_ref(&new), NOW)
-            .await
-            .unwrap();
-        bed.messages();
-        assert!(matches!(
-            bed.store.open_process("other", NOW).await.unwrap(),
-            Opened::Unknown
-        ));
+        take_process(&mut bed, found).await;
+        let not = async |token: &str, now| match bed.store.open_process(token, now).await.unwrap() {
+            Opened::Not(link) => {
+                let looked = bed.store.process_link(token, now).await.unwrap();
+                assert_eq!(looked, link, "{}", bed.name);
+                link
+            }
+            Opened::Started(_) => panic!("{}: {token} at {now} opened", bed.name),
+        };
+        assert_eq!(not("other", NOW).await, ProcessLink::Unknown);
+        assert_eq!(not("th", NOW + 2).await, ProcessLink::Early(NOW + 3));
+        assert_eq!(
+            not("th", NOW + 60_000).await,
+            ProcessLink::Spent,
+            "late by 0 ms"
+        );
+        for _ in 0..3 {
+            let ready = bed.store.process_link("th", NOW + 3).await.unwrap();
+            assert!(
+                matches!(ready, ProcessLink::Ready(_)),
+                "{}: {ready:?}",
+                bed.name
+            );
+        }
         let Opened::Started(started) = bed.store.open_process("th", NOW + 5).await.unwrap() else {
             panic!("{}", bed.name)
         };
@@ -809,38 +836,72 @@ async fn a_process_link_opens_once_and_the_child_ends_the_push() {
             ("https://bank.example/start", &json!("5"))
         );
         assert_eq!(started.push.expires_at, NOW + 5 + 300_000);
-        assert!(matches!(
-            bed.store.open_process("th", NOW + 6).await.unwrap(),
-            Opened::Used
-        ));
-        let ended = bed
-            .store
-            .end_instance(
-                &bed.tenant,
-                &started.instance,
-                InstanceEnd::Terminated,
-                NOW + 9,
+        assert_eq!(not("th", NOW + 6).await, ProcessLink::Spent);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_goes_on_and_ends_once_and_not_after_an_hour() {
+    use InstanceState::{Active, EndedSuccess, Pending, Review, Terminated};
+    for mut bed in beds("child").await {
+        let definition = Definition {
+            name: "onboard".to_owned(),
+            version: 1,
+            tag: None,
+            start_url: "https://bank.example/start".to_owned(),
+        };
+        take_process(&mut bed, definition).await;
+        let Opened::Started(started) = bed.store.open_process("th", NOW + 5).await.unwrap() else {
+            panic!("{}", bed.name)
+        };
+        let (store, tenant, name) = (bed.store.clone(), bed.tenant.clone(), bed.name);
+        let report = async |to, now| {
+            let taken = store.report_instance(&tenant, &started.instance, to, now);
+            let (changed, push) = taken.await.unwrap().unwrap();
+            (
+                changed,
+                push.state,
+                push.instance_state.unwrap(),
+                push.expires_at,
             )
-            .await
-            .unwrap()
-            .unwrap();
+        };
+        let opened = NOW + 5;
+        let first = report(Pending, NOW + 6).await;
+        assert_eq!(first, (false, PushState::Opened, Pending, opened + 300_000));
+        let runs = report(Active, NOW + 6).await;
+        assert_eq!(runs, (true, PushState::Opened, Active, opened + 300_000));
+        let looked_at = report(Review, NOW + 100_000).await;
+        assert_eq!(looked_at, (true, PushState::Opened, Review, NOW + 400_000));
         assert_eq!(
-            (ended.0, ended.1.state, ended.1.reason.as_str()),
-            (true, PushState::Denied, "user_cancelled")
+            report(Review, NOW + 100_001).await,
+            (false, PushState::Opened, Review, NOW + 400_000)
+        );
+        let mut now = NOW + 100_001;
+        for _ in 0..30 {
+            now += 140_000;
+            report(Active, now).await;
+            report(Review, now).await;
+        }
+        let (_, _, _, over) = report(Review, opened + LONGEST_INSTANCE - 1).await;
+        assert_eq!(over, opened + LONGEST_INSTANCE, "{name}: however often");
+        let late = report(EndedSuccess, over).await;
+        assert_eq!((late.0, late.1), (false, PushState::Opened), "{name}: late");
+        assert!(bed.events().is_empty());
+        let ended = report(Terminated, over - 1).await;
+        assert_eq!(
+            (ended.0, ended.1, ended.2),
+            (true, PushState::Denied, Terminated)
         );
         assert_eq!(bed.events(), ["denied"]);
-        let again = bed
-            .store
-            .end_instance(
-                &bed.tenant,
-                &started.instance,
-                InstanceEnd::Success,
-                NOW + 9,
-            )
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!((again.0, again.1.state), (false, PushState::Denied));
+        for to in [EndedSuccess, Active, Terminated] {
+            let again = report(to, over - 1).await;
+            assert_eq!(
+                (again.0, again.1, again.2),
+                (false, PushState::Denied, Terminated)
+            );
+        }
+        assert!(bed.events().is_empty(), "{}", name);
         bed.end().await;
     }
 }

@@ -13,6 +13,7 @@ mod enrolment;
 mod keys;
 mod kinds;
 mod policies;
+mod process;
 mod profiles;
 mod proofs;
 mod queues;

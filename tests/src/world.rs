@@ -410,6 +410,7 @@ impl World {
 
     /// The same link, at the address at which this test reaches the API.
     pub fn reachable(&self, link: Link) -> Link {
+        self.canaries.secret(link.code.expose());
         let url = self.address.clone();
         Link { url, ..link }
     }

@@ -243,7 +243,14 @@ async fn a_process_push_is_a_link_and_its_end_is_told() {
     assert!(screen.contains("value=\"deny\""), "{screen}");
     let link = screen.split("href=\"").nth(1).unwrap();
     let link = link.split('"').next().unwrap();
-    let opened = bed.get(link.strip_prefix(&bed.url).unwrap()).await;
+    let link = link.strip_prefix(&bed.url).unwrap();
+    let looked = bed.get(link).await;
+    assert_eq!(looked.status, StatusCode::OK);
+    assert!(
+        looked.body.contains("<form method=post><button>"),
+        "{looked:?}"
+    );
+    let opened = bed.post(link, "").await;
     assert_eq!(opened.status, StatusCode::SEE_OTHER);
     let page = bed
         .shows("/phone/screens", |page| page.contains("Opened: it goes on"))

@@ -48,7 +48,7 @@ words! {
         DeviceRefused = "device_refused",
         /// The link of a process push was opened: a child process instance runs.
         LinkOpened = "link_opened",
-        /// It was opened once more, or too late.
+        /// It was opened once more, too late or too early.
         LinkRefused = "link_refused",
         /// The store was made.
         StoreMade = "store_made",

@@ -13,5 +13,6 @@ pub use policy::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider};
 pub use profile::{Assurance, Factors, Lack, Payee, Payment, Profile};
 pub use push::{Candidate, Content, Context, Field, Kind, Outcome, Target};
 pub use state::{
-    AddressState, CodeState, DeliveryState, DeviceState, NoticeWord, PushState, UserStatus,
+    AddressState, CodeState, DeliveryState, DeviceState, InstanceState, NoticeWord, PushState,
+    UserStatus,
 };

@@ -204,6 +204,44 @@ words! {
 }
 
 words! {
+    /// The life of a child process instance, as its process engine tells it.
+    InstanceState {
+        /// The link was opened; the engine has not said anything yet.
+        Pending = "pending",
+        /// It runs.
+        Active = "active",
+        /// Somebody else looks at it: it may take longer.
+        Review = "review",
+        /// Accepted.
+        EndedSuccess = "ended_success",
+        /// Declined.
+        EndedError = "ended_error",
+        /// Abandoned by the user.
+        Terminated = "terminated",
+        /// Broken.
+        ProcessError = "process_error",
+    }
+}
+
+impl InstanceState {
+    /// What the end of an instance means for its push, and why; `None` while it goes on.
+    pub fn outcome(self) -> Option<(PushState, &'static str)> {
+        match self {
+            Self::Pending | Self::Active | Self::Review => None,
+            Self::EndedSuccess => Some((PushState::Approved, "ended_success")),
+            Self::EndedError => Some((PushState::Denied, "policy")),
+            Self::Terminated => Some((PushState::Denied, "user_cancelled")),
+            Self::ProcessError => Some((PushState::Failed, "internal")),
+        }
+    }
+
+    /// May an instance go from `self` to `to`? An engine may leave steps out, but never begin again.
+    pub fn may_become(self, to: Self) -> bool {
+        self.outcome().is_none() && to != Self::Pending && to != self
+    }
+}
+
+words! {
     /// What an enrolment code is good for.
     CodeState {
         /// It lets one device in.
@@ -247,7 +285,7 @@ words! {
 
 #[cfg(test)]
 mod tests {
-    use super::{DeliveryState, DeviceState, PushState};
+    use super::{DeliveryState, DeviceState, InstanceState, PushState};
     use proptest::prelude::*;
     use proptest::sample::select;
 
@@ -285,6 +323,19 @@ mod tests {
                 .iter()
                 .all(|to| !DeviceState::Revoked.may_become(*to))
         );
+    }
+
+    #[test]
+    fn an_instance_that_has_ended_stays_ended() {
+        for from in InstanceState::ALL {
+            let ways = InstanceState::ALL.iter().filter(|to| from.may_become(**to));
+            let none = ways.count() == 0;
+            assert_eq!(none, from.outcome().is_some(), "{from}");
+            let sound = from
+                .outcome()
+                .is_none_or(|(state, _)| PushState::Opened.may_become(state));
+            assert!(sound, "{from}");
+        }
     }
 
     #[test]

@@ -35,13 +35,13 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       fan_out_due, profile, definition, parameters, max_duration)
+       fan_out_due, profile, definition, parameters, max_duration, not_before, not_after)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
        CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'definition', r.value->>'parameters',
-       CAST(r.value->>'max_duration' AS BIGINT)
+       CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
 
@@ -63,6 +63,10 @@ pub struct NewProcess {
     pub parameters: Value,
     /// How long the child may take once the link was opened.
     pub max_duration: Millis,
+    /// From when the link may be opened.
+    pub not_before: Option<Millis>,
+    /// Until when, where that is before the push expires.
+    pub not_after: Option<Millis>,
     /// The hash of the link's token.
     pub token_hash: String,
 }
@@ -159,6 +163,7 @@ fn row_of(new: &NewPush, user: &UserId, profile: Profile) -> Value {
         "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
             "start_url": p.definition.start_url}).to_string()),
         "profile": profile, "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
+        "not_before": process.and_then(|p| p.not_before), "not_after": process.and_then(|p| p.not_after),
     })
 }
 

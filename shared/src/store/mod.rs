@@ -40,7 +40,7 @@ pub use intake::{NewProcess, NewPush, Taken, Terms, UserRef};
 pub use notices::Notice;
 pub use outbox::{Class, Committed, Handover, LEASE, Outbox};
 pub use policies::{AppkeyPolicy, Definition, PushPolicy, SealedPolicy};
-pub use process::{InstanceEnd, Opened, Started};
+pub use process::{Destination, LONGEST_INSTANCE, Opened, ProcessLink, Started};
 pub use pushes::{DeliveryRow, Page, PushRow};
 pub use record::{Recorded, Result as DeliveryResult};
 pub use requests::REQUEST_MEMORY;

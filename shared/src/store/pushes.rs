@@ -3,7 +3,9 @@
 use super::db::{Arg, Error, Row, Statement};
 use super::{Store, json, maybe_parsed, parsed};
 use crate::clock::Millis;
-use crate::domain::{Content, DeliveryState, Factors, Kind, Profile, PushState, Target};
+use crate::domain::{
+    Content, DeliveryState, Factors, InstanceState, Kind, Profile, PushState, Target,
+};
 use crate::id::{DeliveryId, DeviceId, InstanceId, PushId, StoreId, UserId};
 use crate::message::Lane;
 
@@ -53,6 +55,8 @@ pub struct PushRow {
     pub correlation_id: Option<String>,
     /// The child process instance, once the link was opened.
     pub instance: Option<InstanceId>,
+    /// How it stands.
+    pub instance_state: Option<InstanceState>,
     /// Whose rules it follows.
     pub profile: Profile,
     /// What its approval is worth, where a proof approved it.
@@ -128,6 +132,7 @@ pub(super) fn push_of(row: &Row) -> Result<PushRow, Error> {
         reply_to: row.maybe_text("reply_to")?,
         correlation_id: row.maybe_text("correlation_id")?,
         instance: maybe_parsed(row, "instance_id")?,
+        instance_state: maybe_parsed(row, "instance_state")?,
         profile: maybe_parsed(row, "profile")?.unwrap_or(Profile::Default),
         factors: maybe_parsed(row, "factors")?,
         consumed_at: row.maybe_int("consumed_at")?,

@@ -1,5 +1,6 @@
 //! What is checked of a push beyond its schema: how fields go together, and times.
 
+use super::process::window_faults;
 use crate::app::App;
 use crate::problem::Fault;
 use serde_json::Value;
@@ -123,6 +124,8 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
         let detail = "must be shorter than expires_in";
         faults.push(Fault::new("/target/escalate_after", "out_of_range", detail));
     }
+    let now = app.clock.now();
+    window_faults(sent, now, now + expires_in, faults);
     let pointer = "/process/max_duration";
     time_at(sent, pointer, MAX_DURATION, &MAX_DURATION_RANGE, faults);
 }
@@ -168,7 +171,7 @@ fn parameter_faults(sent: &Value, fault: &mut impl FnMut(&str, &str, &str)) {
             Value::Number(_) | Value::Bool(_) => true,
             Value::Null | Value::Array(_) | Value::Object(_) => false,
         };
-        if !named || !flat || matches!(name.as_str(), "instance" | "push") {
+        if !named || !flat || matches!(name.as_str(), "instance" | "push" | "report") {
             let detail = "names of 1 to 50 letters, digits, dots, hyphens and underscores; texts of at most 200 bytes, numbers, true and false";
             fault("/process/parameters", "invalid", detail);
             return;

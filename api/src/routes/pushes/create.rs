@@ -1,7 +1,8 @@
 //! Ask a person something.
 
-use super::checks::{EXPIRES_IN, MAX_DURATION, more_faults, seconds};
+use super::checks::{EXPIRES_IN, more_faults, seconds};
 use super::payment::{PaymentView, ProfileWord};
+use super::process::{ProcessRequest, process_of};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::body::{Sent, faults_of, typed};
@@ -18,7 +19,7 @@ use shared::crypto::{content_hash, random_text, sha256_text};
 use shared::domain::{Content, DeviceState, Kind, Lack, Profile, Target};
 use shared::id::{PushId, StoreId};
 use shared::message::Lane;
-use shared::store::{NewProcess, NewPush, PushRow, Taken, Terms, User, UserRef};
+use shared::store::{NewPush, PushRow, Taken, Terms, User, UserRef};
 use std::sync::PoisonError;
 use utoipa::ToSchema;
 
@@ -101,31 +102,6 @@ pub(crate) enum KindWord {
     Process,
     Generic,
     Confirm,
-}
-
-/// What a process push starts.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ProcessRequest {
-    /// The definition's name.
-    #[schema(min_length = 1, max_length = 50)]
-    definition: String,
-    /// Its version; the newest when neither version nor tag is given.
-    #[serde(default)]
-    #[schema(minimum = 1)]
-    version: Option<i64>,
-    /// A word that stands for a version.
-    #[serde(default)]
-    #[schema(min_length = 1, max_length = 50)]
-    tag: Option<String>,
-    /// Passed on to the page.
-    #[serde(default)]
-    #[schema(value_type = Object)]
-    parameters: serde_json::Map<String, Value>,
-    /// How long the child may take once the link was opened: `60s` to `3600s`, `600s` when left out.
-    #[serde(default)]
-    #[schema(pattern = "^[1-9][0-9]{0,3}s$")]
-    max_duration: Option<String>,
 }
 
 /// A push that was taken.
@@ -256,32 +232,6 @@ async fn check_devices(
         return Err(Code::NoDevices.into());
     }
     Ok(())
-}
-
-async fn process_of(
-    app: &App,
-    store: &StoreId,
-    request: Option<ProcessRequest>,
-) -> Result<Option<NewProcess>, Problem> {
-    let Some(request) = request else {
-        return Ok(None);
-    };
-    let tag = request.tag.as_deref();
-    let found = app
-        .store
-        .definition(store, &request.definition, request.version, tag)
-        .await?;
-    let definition = found.ok_or_else(|| {
-        let detail = "no such process definition";
-        Problem::fault("/process/definition", "unknown_definition", detail)
-    })?;
-    let max_duration = request.max_duration.as_deref().and_then(seconds);
-    Ok(Some(NewProcess {
-        definition,
-        parameters: Value::Object(request.parameters),
-        max_duration: max_duration.unwrap_or(MAX_DURATION),
-        token_hash: String::new(),
-    }))
 }
 
 /// Ask a person something. 202 says that the question is durable and on its way.

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod payment;
+mod process;
 pub(crate) mod show;
 
 pub(crate) use checks::seconds;

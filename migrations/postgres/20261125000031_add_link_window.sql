@@ -1,0 +1,3 @@
+ALTER TABLE pushes ADD COLUMN not_before BIGINT;
+ALTER TABLE pushes ADD COLUMN not_after BIGINT;
+ALTER TABLE pushes ADD COLUMN instance_state TEXT COLLATE "C";
