@@ -29,6 +29,7 @@ use workers::chainer;
 use workers::dispatcher::Dispatcher;
 use workers::fanout::{FanOut, Limits};
 use workers::forwarder::Forwarder;
+use workers::instances::Instances;
 use workers::push::{Options as PushOptions, Providers};
 use workers::relay::Relay;
 use workers::sweeper::Sweeper;
@@ -222,7 +223,7 @@ impl Ground {
                     running.start_api(settings, &self.clock, extra.clone(), listener);
                 }
                 Role::Worker => running.start_worker(settings, &self.clock)?,
-                Role::Waiter => running.start_waiter(&self.clock),
+                Role::Waiter => running.start_waiter(settings, &self.clock),
             }
         }
         Ok(running)
@@ -338,7 +339,7 @@ impl Running {
         Ok(())
     }
 
-    fn start_waiter(&mut self, clock: &SharedClock) {
+    fn start_waiter(&mut self, settings: &Settings, clock: &SharedClock) {
         let waiter = Waiter {
             store: self.store.clone(),
             broker: self.broker.clone(),
@@ -353,6 +354,19 @@ impl Running {
         let until = self.stop.clone();
         self.roles
             .spawn(async move { ended(forwarder.run(until).await) });
+        // Nobody else can write to the embedded queue.
+        if settings.queue_url.expose().starts_with("embedded:") {
+            return;
+        }
+        let instances = Instances {
+            store: self.store.clone(),
+            broker: self.broker.clone(),
+            clock: clock.clone(),
+            secret: Arc::clone(&self.secret),
+        };
+        let until = self.stop.clone();
+        self.roles
+            .spawn(async move { ended(instances.run(until).await) });
     }
 
     /// Serves probes and `metrics` on a listener of their own.

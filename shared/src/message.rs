@@ -1,7 +1,8 @@
 //! What goes over the broker: versioned, identifiers only, no secret and no text that a person reads.
 
 use crate::clock::Millis;
-use crate::id::{DeliveryId, EventId, MessageId, PushId, StoreId};
+use crate::domain::InstanceState;
+use crate::id::{DeliveryId, EventId, InstanceId, MessageId, PushId, StoreId};
 use serde::{Deserialize, Serialize};
 
 /// The queue class a job belongs to. Interactive jobs never wait behind bulk ones.
@@ -113,6 +114,38 @@ pub const JOB: &str = "application/vnd.countersign.job.v1+json";
 pub const EVENT: &str = "application/cloudevents+json";
 /// The content type of several events of one routing key.
 pub const EVENT_BATCH: &str = "application/cloudevents-batch+json";
+
+/// The content type of a report of a child process instance.
+pub const INSTANCE_REPORT: &str = "application/vnd.countersign.instance-report.v1+json";
+
+/// What a process engine says about a child process instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceReport {
+    /// [`VERSION`].
+    pub v: u32,
+    /// The instance.
+    pub instance: InstanceId,
+    /// How it stands.
+    pub status: InstanceState,
+    /// Shows that the engine has the instance's report token: [`crate::crypto::report_mac`].
+    pub mac: String,
+}
+
+impl InstanceReport {
+    /// Reads a report, or says why it is none.
+    pub fn decode(body: &[u8]) -> Result<Self, String> {
+        let read: Result<Self, _> = serde_json::from_slice(body);
+        let report = read.map_err(|error| format!("not a report of an instance: {error}"))?;
+        if report.v != VERSION {
+            return Err(format!("version {} of a report is not known", report.v));
+        }
+        if report.status == InstanceState::Pending {
+            return Err("an instance is pending by itself".to_owned());
+        }
+        Ok(report)
+    }
+}
 
 /// The body of a job: one push or several hundred, or deliveries to try again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

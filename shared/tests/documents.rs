@@ -11,7 +11,9 @@ use shared::domain::{
 };
 use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
 use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
-use shared::message::{EVENT, EVENT_BATCH, Event, JOB, Job, Lane, Message, Route};
+use shared::message::{
+    EVENT, EVENT_BATCH, Event, INSTANCE_REPORT, InstanceReport, JOB, Job, Lane, Message, Route,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -237,6 +239,7 @@ fn examples() -> Vec<(String, &'static str, Value)> {
             "push" => "push-ended.v1",
             "device" => "device-done.v1",
             "job" => "job.v1",
+            "instance" => "instance-report.v1",
             "events" => "batch",
             other => panic!("{other}"),
         };
@@ -284,7 +287,12 @@ fn must_be_valid(schema: &Value, value: &Value, what: &str) {
 
 #[test]
 fn every_schema_is_one_and_every_example_fits_its_own() {
-    for name in ["push-ended.v1", "device-done.v1", "job.v1"] {
+    for name in [
+        "push-ended.v1",
+        "device-done.v1",
+        "job.v1",
+        "instance-report.v1",
+    ] {
         let schema = schema_of(name);
         assert_eq!(
             schema["$schema"],
@@ -294,6 +302,33 @@ fn every_schema_is_one_and_every_example_fits_its_own() {
     }
     for (name, schema, value) in singles() {
         must_be_valid(&schema_of(schema), &value, &name);
+    }
+}
+
+#[test]
+fn the_schema_of_reports_refuses_what_the_code_refuses() {
+    let schema = jsonschema::draft202012::new(&schema_of("instance-report.v1")).unwrap();
+    let good = json_of("contracts/examples/instance-report.v1.json");
+    for state in InstanceState::ALL {
+        let mut one = good.clone();
+        one["status"] = json!(state);
+        let taken = InstanceReport::decode(one.to_string().as_bytes()).is_ok();
+        assert_eq!(schema.is_valid(&one), taken, "{state}");
+        assert_eq!(taken, *state != InstanceState::Pending);
+    }
+    for (field, value) in [
+        ("v", json!(2)),
+        ("instance", json!("psh_01m86ptpg3fk6sn9kd5hyxyx1z")),
+        ("status", json!("done")),
+        ("store", json!("x")),
+    ] {
+        let mut one = good.clone();
+        one[field] = value;
+        assert!(
+            InstanceReport::decode(one.to_string().as_bytes()).is_err(),
+            "{one}"
+        );
+        assert!(!schema.is_valid(&one), "{one}");
     }
 }
 
@@ -348,6 +383,15 @@ fn every_example_is_read_and_written_back_the_same() {
     let mut kinds = BTreeSet::new();
     for (name, schema, value) in examples() {
         let message = message_of(&value);
+        if schema == "instance-report.v1" {
+            let report = InstanceReport::decode(value.to_string().as_bytes()).unwrap();
+            assert_eq!(serde_json::to_value(&report).unwrap(), value, "{name}");
+            let token = shared::secret::Secret::new("ZTl0Z3VlLWV4YW1wbGUtdG9rZW4tb2YtNDMtY2hhcnM");
+            let mac = shared::crypto::report_mac(&token, &report.instance, report.status);
+            assert_eq!(report.mac, mac, "with the token of docs/events.md");
+            assert!(read("docs/events.md").contains(token.expose()));
+            continue;
+        }
         if schema == "job.v1" {
             let job = Job::decode(&message).unwrap();
             assert_eq!(serde_json::to_value(job).unwrap(), value, "{name}");
@@ -392,7 +436,7 @@ fn all_kinds() -> BTreeSet<String> {
 fn the_code_makes_the_examples() {
     for (name, schema, value) in singles() {
         let event: Event = match schema {
-            "job.v1" => continue,
+            "job.v1" | "instance-report.v1" => continue,
             _ => serde_json::from_value(value.clone()).unwrap(),
         };
         let now = millis(&event.time);
@@ -526,7 +570,12 @@ fn declared(schema: &Value, whole: &Value, at: &str, found: &mut BTreeSet<String
 
 #[test]
 fn the_examples_use_every_field_of_the_schemas_and_no_other() {
-    for name in ["push-ended.v1", "device-done.v1", "job.v1"] {
+    for name in [
+        "push-ended.v1",
+        "device-done.v1",
+        "job.v1",
+        "instance-report.v1",
+    ] {
         let (mut used, mut known) = (BTreeSet::new(), BTreeSet::new());
         for (_, schema, value) in singles() {
             if schema == name {
@@ -568,7 +617,7 @@ fn pages_and_channels_name_every_type_key_and_exchange() {
     for kind in Kind::ALL {
         assert!(channels.contains(kind.as_str()));
     }
-    for content_type in [EVENT, EVENT_BATCH, JOB] {
+    for content_type in [EVENT, EVENT_BATCH, JOB, INSTANCE_REPORT] {
         assert!(channels.contains(content_type), "{content_type}");
         assert!(
             read("docs/events.md").contains(content_type),

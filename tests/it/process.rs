@@ -1,10 +1,12 @@
 //! The kind process: a link that is opened once, and a child process instance whose end is the push's.
 
-use harness::{World, footings};
+use harness::{Footing, World, footings};
 use serde_json::{Value, json};
 use shared::clock::{Clock as _, SystemClock, rfc3339};
-use shared::domain::Provider;
-use shared::id::PushId;
+use shared::crypto::{ServerSecret, report_mac};
+use shared::domain::{InstanceState, Provider};
+use shared::id::{InstanceId, PushId};
+use shared::secret::Secret;
 use simulator::phone::{Decision, Phone, Prompt};
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ async fn asked(world: &World, phone: &Phone, more: &Value) -> (PushId, Prompt) {
     (push, prompt)
 }
 
-async fn start(footing: harness::Footing, test: &str) -> (World, Phone) {
+async fn start(footing: Footing, test: &str) -> (World, Phone) {
     let world = World::start(footing, test).await;
     let definition = json!({"name": "onboard", "version": 1, "tag": "live", "start_url": "https://bank.example/start?x=1"});
     world
@@ -94,10 +96,11 @@ async fn looking_at_a_link_spends_nothing_and_its_button_opens_it_once() {
             .unwrap()
             .to_owned();
         let to = header(&answer, "location").unwrap();
-        let start = format!(
-            "https://bank.example/start?x=1&instance={instance}&push={push}&amount=5%20EUR&n=3"
-        );
+        let start = format!("https://bank.example/start?x=1&instance={instance}&push={push}&");
         assert!(to.starts_with(&start), "{to}");
+        assert!(to.ends_with("&amount=5%20EUR&n=3"), "{to}");
+        // Only where an engine can report over the broker is there something to sign it with.
+        assert_eq!(to.contains("&report="), footing == Footing::Servers, "{to}");
         assert_eq!(header(&answer, "cache-control"), Some("no-store"));
         // Used: whoever comes later, and however.
         for method in ["POST", "GET"] {
@@ -287,6 +290,220 @@ async fn each_state_of_the_child_means_its_outcome_and_ends_the_wait() {
         );
         world.end().await;
     }
+}
+
+/// A process engine of a third party: it may publish to the way in.
+struct Engine {
+    channel: lapin::Channel,
+    exchange: String,
+    parking: String,
+    _connection: lapin::Connection,
+}
+
+impl Engine {
+    async fn open(world: &World) -> Self {
+        let properties = lapin::ConnectionProperties::default();
+        let connection = lapin::Connection::connect(&world.amqp_url(), properties)
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel
+            .confirm_select(lapin::options::ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            exchange: format!("{}.ingress", world.prefix),
+            parking: format!("{}.parking", world.prefix),
+            _connection: connection,
+        }
+    }
+
+    async fn publish(&self, body: &str) {
+        let options = lapin::options::BasicPublishOptions {
+            mandatory: true,
+            ..lapin::options::BasicPublishOptions::default()
+        };
+        let sent = self.channel.basic_publish(
+            self.exchange.as_str().into(),
+            "instance".into(),
+            options,
+            body.as_bytes(),
+            lapin::BasicProperties::default(),
+        );
+        let confirmed = sent.await.unwrap().await.unwrap();
+        assert!(
+            matches!(confirmed, lapin::Confirmation::Ack(None)),
+            "{confirmed:?}"
+        );
+    }
+
+    async fn report(&self, child: &Child, status: &str) {
+        self.publish(&child.report(status).to_string()).await;
+    }
+
+    /// The reason of the next parked message.
+    async fn parked(&self) -> String {
+        let options = lapin::options::BasicGetOptions { no_ack: true };
+        harness::until(20, "parked", || async {
+            let got = self
+                .channel
+                .basic_get(self.parking.as_str().into(), options)
+                .await
+                .unwrap()?;
+            let headers = got.delivery.properties.headers().clone().unwrap();
+            match headers.inner().get("park_reason") {
+                Some(lapin::types::AMQPValue::LongString(text)) => Some(text.to_string()),
+                other => panic!("{other:?}"),
+            }
+        })
+        .await
+    }
+}
+
+/// What the page that a link leads to was given.
+#[derive(Clone)]
+struct Child {
+    push: PushId,
+    instance: InstanceId,
+    token: Secret,
+}
+
+impl Child {
+    async fn begin(world: &World, phone: &Phone) -> Self {
+        let (push, prompt) = asked(world, phone, &json!({})).await;
+        let (status, answer) = press(world, path_of(&prompt)).await;
+        assert_eq!(status, 303);
+        let query = header(&answer, "location").unwrap();
+        let part = |name: &str| {
+            let found = query
+                .split(['?', '&'])
+                .find_map(|pair| pair.strip_prefix(name));
+            found
+                .unwrap_or_else(|| panic!("no {name} in {query}"))
+                .to_owned()
+        };
+        let token = part("report=");
+        world.secret(&token);
+        Self {
+            push,
+            instance: part("instance=").parse().unwrap(),
+            token: Secret::new(token),
+        }
+    }
+
+    fn report(&self, status: &str) -> Value {
+        let word = InstanceState::parse(status).unwrap();
+        let mac = report_mac(&self.token, &self.instance, word);
+        json!({"v": 1, "instance": self.instance, "status": status, "mac": mac})
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_engine_reports_over_amqp_and_each_end_ends_the_wait() {
+    if !footings().contains(&Footing::Servers) {
+        return;
+    }
+    let (world, phone) = start(Footing::Servers, "process-amqp").await;
+    let engine = Engine::open(&world).await;
+    for (status, state, reason) in [
+        ("ended_success", "approved", "ended_success"),
+        ("ended_error", "denied", "policy"),
+        ("terminated", "denied", "user_cancelled"),
+        ("process_error", "failed", "internal"),
+    ] {
+        let child = Child::begin(&world, &phone).await;
+        let path = format!("instances/{}", child.instance);
+        for step in ["active", "review"] {
+            engine.report(&child, step).await;
+            harness::until(20, step, || async {
+                let shown = world.in_store("GET", &path, &Value::Null).await;
+                (shown["status"] == step && shown["state"] == "opened").then_some(())
+            })
+            .await;
+        }
+        let waiting = world.ended(&child.push);
+        let ending = async {
+            // As often as the engine likes.
+            for _ in 0..5 {
+                engine.report(&child, status).await;
+            }
+        };
+        let (ended, ()) = tokio::join!(waiting, ending);
+        assert_eq!(
+            (&ended["state"], &ended["reason"]),
+            (&json!(state), &json!(reason))
+        );
+        // Too late: nothing changes, and nobody has to look at it.
+        for late in ["ended_success", "terminated", "active"] {
+            engine.report(&child, late).await;
+        }
+        let (push, _) = world.send(&Value::Null).await;
+        world.rung(&phone, &push).await;
+        let shown = world.in_store("GET", &path, &Value::Null).await;
+        assert_eq!(
+            (&shown["status"], &shown["state"]),
+            (&json!(status), &json!(state))
+        );
+    }
+    engine.publish("poison at the end").await;
+    let first = engine.parked().await;
+    assert!(
+        first.starts_with("not a report of an instance"),
+        "only the poison is parked: {first}"
+    );
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_forged_malformed_or_unknown_is_parked_and_changes_nothing() {
+    if !footings().contains(&Footing::Servers) {
+        return;
+    }
+    let (world, phone) = start(Footing::Servers, "process-forged").await;
+    let engine = Engine::open(&world).await;
+    let child = Child::begin(&world, &phone).await;
+    let other = Child::begin(&world, &phone).await;
+    let unsigned = "not signed with its report token";
+    let of_another_token = Child {
+        token: other.token.clone(),
+        ..child.clone()
+    };
+    // The token is right, but it is for another status.
+    let mut turned = child.report("ended_error");
+    turned["status"] = "ended_success".into();
+    let mut bare = child.report("ended_success");
+    bare["mac"] = child.token.expose()[..10].into();
+    let unknown: InstanceId = "ins_00000000000000000000000000".parse().unwrap();
+    let known = ServerSecret::new(&Secret::new("0123456789".repeat(5))).unwrap();
+    let nobody = Child {
+        token: known.report_token(&unknown),
+        instance: unknown,
+        push: child.push.clone(),
+    };
+    let mut newer = child.report("ended_success");
+    newer["v"] = 2.into();
+    for (body, reason) in [
+        (of_another_token.report("ended_success"), unsigned),
+        (turned, unsigned),
+        (bare, unsigned),
+        (nobody.report("ended_success"), "no such instance"),
+        (newer, "version 2 of a report is not known"),
+        (child.report("pending"), "an instance is pending by itself"),
+        (
+            json!({"instance": child.instance}),
+            "not a report of an instance",
+        ),
+        (json!([]), "not a report of an instance"),
+    ] {
+        engine.publish(&body.to_string()).await;
+        let parked = engine.parked().await;
+        assert!(parked.contains(reason), "{body}: {parked}");
+    }
+    assert_eq!(world.show(&child.push).await["state"], "opened");
+    engine.report(&child, "ended_success").await;
+    assert_eq!(world.ended(&child.push).await["state"], "approved");
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

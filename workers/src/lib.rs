@@ -7,6 +7,7 @@ mod credentials;
 pub mod dispatcher;
 pub mod fanout;
 pub mod forwarder;
+pub mod instances;
 pub mod push;
 pub mod relay;
 pub mod sweeper;

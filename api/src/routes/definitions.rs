@@ -24,7 +24,7 @@ pub(crate) struct DefinitionView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 50, pattern = "^[A-Za-z0-9._-]+$")]
     tag: Option<String>,
-    /// The page that opens on the phone. `instance`, `push` and the parameters are added to its query.
+    /// The page that opens on the phone. `instance`, `push`, with RabbitMQ `report`, and the parameters are added to its query.
     #[schema(min_length = 1, max_length = 500, pattern = "^https?://[!-\"$-~]+$")]
     start_url: String,
 }

@@ -9,9 +9,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
 use shared::clock::rfc3339;
 use shared::crypto::sha256_text;
+use shared::secret::Secret;
 use shared::store::{Opened, ProcessLink, Started};
 
-fn location(started: &Started) -> String {
+/// The page with what it is to know. `report`: lets its process engine report over the broker; an address is no place for what could do harm alone,
+/// and this needs a way to the broker too.
+fn location(started: &Started, report: Option<&Secret>) -> String {
     let mut url = started.start_url.clone();
     let mut add = |name: &str, value: &str| {
         url.push(if url.contains('?') { '&' } else { '?' });
@@ -21,6 +24,9 @@ fn location(started: &Started) -> String {
     };
     add("instance", started.instance.as_str());
     add("push", started.push.id.as_str());
+    if let Some(report) = report {
+        add("report", report.expose());
+    }
     if let Some(parameters) = started.parameters.as_object() {
         for (name, value) in parameters {
             match value {
@@ -87,7 +93,10 @@ pub(crate) async fn open(
     let hash = sha256_text(token.as_bytes());
     match app.store.open_process(&hash, app.clock.now()).await? {
         Opened::Started(started) => {
-            let to = HeaderValue::from_str(&location(&started))
+            let report = app
+                .reply_queues
+                .then(|| app.secret.report_token(&started.instance));
+            let to = HeaderValue::from_str(&location(&started, report.as_ref()))
                 .map_err(|_| Problem::new(Code::Internal))?;
             let mut response = (StatusCode::SEE_OTHER, [(header::LOCATION, to)]).into_response();
             page::seal(response.headers_mut());

@@ -63,6 +63,8 @@ pub enum Queue {
     StatusOwn,
     /// Completion events on their way to the queues of third parties.
     StatusForward,
+    /// What process engines of third parties say about child process instances. Nothing in it is a [`Message`]: read the raw body.
+    Instances,
     /// Messages that nobody could handle, with the reason.
     Parking,
 }

@@ -16,7 +16,7 @@ pub use device::{
 pub use enrolment::{Binding, BindingFault};
 pub use key::DeviceKey;
 pub use prompt::PromptClaims;
-pub use secrets::{ApiKey, FreshCode, ServerSecret, Unsealed};
+pub use secrets::{ApiKey, FreshCode, ServerSecret, Unsealed, report_mac};
 pub use signing::{ServerKey, Signer};
 
 use base64::Engine as _;

@@ -4,7 +4,8 @@
 //! holds neither.
 
 use super::random_text;
-use crate::id::PushId;
+use crate::domain::InstanceState;
+use crate::id::{InstanceId, PushId};
 use crate::secret::Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
@@ -22,6 +23,7 @@ pub struct ServerSecret {
     codes: hmac::Key,
     tokens: hmac::Key,
     enrolments: hmac::Key,
+    reports: hmac::Key,
     seal: LessSafeKey,
     pub(super) signer: super::Signer,
 }
@@ -65,6 +67,7 @@ impl ServerSecret {
             codes: key("countersign match codes"),
             tokens: key("countersign process tokens"),
             enrolments: key("countersign enrolment codes"),
+            reports: key("countersign instance reports"),
             seal: LessSafeKey::new(
                 UnboundKey::new(&AES_256_GCM, derived("countersign seal").as_ref()).ok()?,
             ),
@@ -125,6 +128,12 @@ impl ServerSecret {
         Secret::new(URL_SAFE_NO_PAD.encode(tag))
     }
 
+    /// What a process engine gets in the redirect, to sign its reports of this instance with. Derived, so that it lies nowhere.
+    pub fn report_token(&self, instance: &InstanceId) -> Secret {
+        let tag = hmac::sign(&self.reports, instance.as_str().as_bytes());
+        Secret::new(URL_SAFE_NO_PAD.encode(tag))
+    }
+
     /// Encrypts a credential for `place`, where alone it can be opened again.
     pub fn seal(&self, place: &str, text: &Secret) -> String {
         let nonce_text = random_text::<NONCE_LEN>();
@@ -160,14 +169,20 @@ impl ServerSecret {
     }
 }
 
+/// What a report carries instead of its token: HMAC-SHA-256 with the token's text as the key over `<instance>.<status>`.
+pub fn report_mac(token: &Secret, instance: &InstanceId, status: InstanceState) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, token.expose().as_bytes());
+    URL_SAFE_NO_PAD.encode(hmac::sign(&key, format!("{instance}.{status}").as_bytes()))
+}
+
 fn nonce_of(text: &str) -> Option<[u8; NONCE_LEN]> {
     URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ServerSecret;
-    use crate::id::PushId;
+    use super::{ServerSecret, report_mac};
+    use crate::id::{InstanceId, PushId};
     use crate::secret::Secret;
 
     #[test]
@@ -191,6 +206,19 @@ mod tests {
         assert_ne!(code, secret.match_code(&push, "m"));
         assert_eq!(code.expose().len(), 6);
         assert!(code.expose().bytes().all(|b| b.is_ascii_digit()));
+    }
+
+    #[test]
+    fn a_report_is_bound_to_its_instance_and_status() {
+        use crate::domain::InstanceState::{EndedError, EndedSuccess};
+        let secret = ServerSecret::new(&ServerSecret::generate()).unwrap();
+        let (one, two) = (InstanceId::fresh(1), InstanceId::fresh(1));
+        let token = secret.report_token(&one);
+        assert_ne!(token, secret.report_token(&two));
+        let mac = report_mac(&token, &one, EndedError);
+        assert_ne!(mac, report_mac(&token, &one, EndedSuccess));
+        assert_ne!(mac, report_mac(&token, &two, EndedError));
+        assert!(!mac.contains(token.expose()));
     }
 
     #[test]

@@ -59,6 +59,7 @@ fn name(queue: &Queue) -> &'static str {
         Queue::StatusWait => "cs.status.wait",
         Queue::StatusOwn => "cs.status.own",
         Queue::StatusForward => "cs.status.forward",
+        Queue::Instances => "cs.ingress.instances",
         Queue::Parking => "cs.parking",
     }
 }

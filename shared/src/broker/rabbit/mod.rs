@@ -256,7 +256,9 @@ impl Broker for Rabbit {
             Queue::JobsInteractive | Queue::StatusWait | Queue::StatusOwn => {
                 &self.0.consume_interactive
             }
-            Queue::JobsBulk | Queue::StatusForward | Queue::Parking => &self.0.consume_bulk,
+            Queue::JobsBulk | Queue::StatusForward | Queue::Instances | Queue::Parking => {
+                &self.0.consume_bulk
+            }
         };
         // 0 would mean without a limit.
         let prefetch = prefetch.max(1);

@@ -16,6 +16,7 @@ const EVENT_LIFE: Duration = Duration::from_hours(24);
 const PARKING_LIMIT: i64 = 1_000_000;
 const LOOKS: i64 = 1_000_000;
 const FORWARD_LIMIT: i64 = 500_000;
+const INGRESS_LIMIT: i64 = 100_000;
 const UNROUTED_LIMIT: i64 = 10_000;
 /// The events that one process may lag behind.
 pub(super) const OWN_LIMIT: i64 = 65_536;
@@ -114,6 +115,7 @@ impl Names {
             Queue::JobsBulk => "jobs.bulk",
             Queue::StatusWait => "status.wait",
             Queue::StatusForward => "status.forward",
+            Queue::Instances => "ingress.instances",
             Queue::Parking => "parking",
             Queue::StatusOwn => return None,
         }))
@@ -196,6 +198,13 @@ impl Topology {
         topology.queue(names.of("status.forward"), forward, &status, "v1.#");
 
         topology.exchange(names.of("status.ext"), "topic", Arguments::new());
+
+        // The one way in for third parties: they may write to this exchange and to nothing else of ours. A full queue refuses.
+        let ingress = names.of("ingress");
+        topology.exchange(ingress.clone(), "direct", Arguments::new());
+        let mut reports = counted(safe(&dlx));
+        reports.insert("x-max-length", INGRESS_LIMIT.into());
+        topology.queue(names.of("ingress.instances"), reports, &ingress, "instance");
         topology
     }
 

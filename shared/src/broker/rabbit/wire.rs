@@ -147,6 +147,8 @@ fn route(delivery: &Delivery, from: &Queue) -> Route {
         Queue::StatusWait | Queue::StatusOwn | Queue::StatusForward => {
             Route::Status(delivery.routing_key.to_string())
         }
+        // A foreign message that looks like one of ours leads nowhere else.
+        Queue::Instances => Route::Parking("it came by the way in".to_owned()),
         Queue::Parking => Route::Parking(park_reason(&delivery.properties)),
     }
 }
