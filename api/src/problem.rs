@@ -74,6 +74,12 @@ codes! {
     PushEnded = CONFLICT "push_ended" "The push has already ended";
     /// Too late by our clock.
     PushExpired = CONFLICT "push_expired" "The push has expired";
+    /// A receipt is for what has ended.
+    PushOpen = CONFLICT "push_open" "The push has not ended yet";
+    /// The end is not chained yet.
+    ReceiptPending = CONFLICT "receipt_pending" "The receipt is not ready yet";
+    /// No receipt will come.
+    NoReceipt = CONFLICT "no_receipt" "There is no receipt for this push";
     /// Too many devices.
     TooManyDevices = CONFLICT "too_many_devices" "The user has as many devices as the policy allows";
     /// Too many open enrolment codes.
@@ -199,10 +205,7 @@ impl Problem {
     }
 
     fn unavailable() -> Self {
-        Self {
-            retry_after: Some(1),
-            ..Self::new(Code::Unavailable)
-        }
+        Self::new(Code::Unavailable).retry_after(1)
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Reply {
     pub status: StatusCode,
     /// The body; null when there is none or it is no JSON.
     pub body: Value,
+    /// The body as text where it is no JSON.
+    pub text: String,
 }
 
 /// A client of one server.
@@ -227,9 +229,15 @@ impl Client {
                 .to_bytes();
             drop(sender);
             driver.abort();
+            let body = serde_json::from_slice(&bytes);
+            let text = match &body {
+                Ok(_) => String::new(),
+                Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+            };
             Ok(Reply {
                 status,
-                body: serde_json::from_slice(&bytes).unwrap_or_default(),
+                body: body.unwrap_or_default(),
+                text,
             })
         };
         tokio::time::timeout(PATIENCE + wait, exchange)

@@ -12,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod intake;
 pub mod message;
+pub mod receipt;
 pub mod secret;
 pub mod store;
 pub mod wait;

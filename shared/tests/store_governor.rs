@@ -32,6 +32,15 @@ struct Bed {
     device: DeviceId,
 }
 
+fn key() -> DeviceKey {
+    DeviceKey {
+        kty: "EC".to_owned(),
+        crv: "P-256".to_owned(),
+        x: random_text::<32>(),
+        y: Some(random_text::<32>()),
+    }
+}
+
 async fn beds(test: &str, rules: Rules) -> Vec<Bed> {
     let mut beds = Vec::new();
     for (name, db, left) in databases(test).await {
@@ -39,17 +48,11 @@ async fn beds(test: &str, rules: Rules) -> Vec<Bed> {
         let store = Store::new(db, handover);
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
-        let key = DeviceKey {
-            kty: "EC".to_owned(),
-            crv: "P-256".to_owned(),
-            x: random_text::<32>(),
-            y: Some(random_text::<32>()),
-        };
         let device = NewDevice {
             rp: RP.to_owned(),
             name: "Ada's phone".to_owned(),
             platform: "ios".to_owned(),
-            key,
+            key: key(),
             address: Some(Address {
                 provider: Provider::Apns,
                 token: Secret::new("aa"),
@@ -144,6 +147,8 @@ impl Bed {
             reason: "user_declined",
             verified: false,
             proof_hash: "p",
+            proof: "p",
+            key: &key(),
         };
         let answered = self.store.answer(&answer, now).await.unwrap();
         assert!(matches!(answered, Answered::Counted { .. }), "{answered:?}");
@@ -348,6 +353,8 @@ async fn of_fifty_parallel_requests_for_one_user_one_prompt_stays_open() {
                         reason: "x",
                         verified: false,
                         proof_hash: "p",
+                        proof: "p",
+                        key: &key(),
                     };
                     store.answer(&answer, NOW + n).await.unwrap();
                 }
@@ -469,6 +476,8 @@ async fn must_01_no_answer_counts_later_than_600_s_whatever_was_asked_for() {
             reason: "user_approved",
             verified: true,
             proof_hash: "late",
+            proof: "p",
+            key: &key(),
         };
         // It was taken a millisecond earlier.
         let late = bed.store.answer(&answer, NOW + 599_999).await.unwrap();

@@ -220,6 +220,8 @@ impl Bed {
             },
             verified: false,
             proof_hash: proof,
+            proof,
+            key: &key(),
         };
         self.store.answer(&answer, now).await.unwrap()
     }

@@ -17,4 +17,5 @@ mod process;
 mod profiles;
 mod proofs;
 mod queues;
+mod receipts;
 mod replays;

@@ -86,6 +86,7 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::show::show))
         .routes(routes!(pushes::cancel::cancel))
         .routes(routes!(pushes::consume::consume))
+        .routes(routes!(pushes::receipt::receipt))
         .routes(routes!(pushes::events::events))
         .routes(routes!(audit::list))
         .routes(routes!(audit::head))

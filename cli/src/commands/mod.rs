@@ -4,6 +4,7 @@ mod audit;
 mod device;
 mod doctor;
 mod enrol;
+mod receipt;
 mod send;
 mod serve;
 
@@ -92,6 +93,11 @@ enum Command {
         #[command(subcommand)]
         action: audit::Action,
     },
+    /// Get the receipt of a push, or check one.
+    Receipt {
+        #[command(subcommand)]
+        action: receipt::Action,
+    },
     /// Look after a user's devices.
     Device {
         #[command(subcommand)]
@@ -177,6 +183,7 @@ pub async fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure>
             server,
         } => send::wait(&server.client()?, &push, &patience, output).await,
         Command::Audit { action } => action.run(output).await,
+        Command::Receipt { action } => action.run(output).await,
         Command::Device { action, server } => action.run(&server.client()?, output).await,
     }
 }

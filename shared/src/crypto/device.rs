@@ -162,6 +162,21 @@ pub enum ProofFault {
     Code,
 }
 
+impl ProofFault {
+    /// The word in the audit log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Form => "form",
+            Self::Algorithm => "algorithm",
+            Self::Signature => "signature",
+            Self::Binding => "binding",
+            Self::Content => "content",
+            Self::Decision => "decision",
+            Self::Code => "code",
+        }
+    }
+}
+
 /// What a proof must be bound to: all from the stored push, nothing from the caller.
 pub struct Expected<'a> {
     /// Who answers.
@@ -229,6 +244,11 @@ impl Proof {
             _ => return Err(ProofFault::Decision),
         }
         Ok(proof)
+    }
+
+    /// Was a code typed? Whether it was the right one is for [`Proof::check`].
+    pub fn tells_code(&self) -> bool {
+        self.matched.is_some()
     }
 
     /// Yes or no.

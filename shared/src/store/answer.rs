@@ -4,9 +4,10 @@ use super::audit::{Note, note};
 use super::db::{Arg, Error, Statement, Tx};
 use super::ending::{announce, device_done, rows_of};
 use super::pushes::{delivery_of, push_of};
-use super::{Device, PushRow, Store, maybe_parsed, parsed};
+use super::{Device, PushRow, Store, maybe_parsed, parsed, receipts};
 use crate::audit::Act;
 use crate::clock::{Millis, rfc3339};
+use crate::crypto::DeviceKey;
 use crate::domain::profile::LONGEST_ANSWER;
 use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
@@ -40,10 +41,10 @@ static HAS_DELIVERY: Statement =
     Statement::new("SELECT 1 AS one FROM deliveries WHERE push_id = $1 AND device_id = $2");
 // The push is held while it is written: an end at the same moment then finds this delivery, or this finds the end.
 static FETCHED: Statement = Statement::new(
-    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
-     SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at, fetched_at)
+     SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
      WHERE COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 {share:p}
-     ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at
+     ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at, fetched_at = COALESCE(deliveries.fetched_at, excluded.fetched_at)
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );
 static DECIDE: Statement = Statement::new(
@@ -124,6 +125,10 @@ pub struct Answer<'a> {
     pub verified: bool,
     /// The hash of the proof: the same proof again gets the same answer.
     pub proof_hash: &'a str,
+    /// The proof, and the key that it was checked with: kept for the receipt.
+    pub proof: &'a str,
+    /// See `proof`.
+    pub key: &'a DeviceKey,
 }
 
 /// What became of an answer.
@@ -333,6 +338,7 @@ impl Store {
                     return self.stored_answer(answer, now).await;
                 }
                 mark_answered(&mut tx, &delivery, answer, now).await?;
+                receipts::keep_proof(&mut tx, answer).await?;
                 if let Some(push) = ended.first().filter(|_| answer.approves) {
                     let args = [
                         Arg::Text(push.user.as_str()),

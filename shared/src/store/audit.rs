@@ -49,9 +49,6 @@ static ENTRIES: Statement = Statement::new(
 static OF_PUSH: Statement = Statement::new(
     "SELECT entry FROM audit_log WHERE store_id = $1 AND seq + 0 > $2 AND push_id = $4 ORDER BY seq LIMIT $3",
 );
-static VERDICT: Statement = Statement::new(
-    "SELECT seq, entry FROM audit_log WHERE push_id = $1 AND act IN (SELECT r.value FROM {texts:$2})",
-);
 
 /// What a transaction has done. Identifiers, words, numbers and hashes only: never a text that a person reads or types, nor a token.
 pub(super) struct Note<'a> {
@@ -250,13 +247,5 @@ impl Store {
             }
         };
         rows.iter().map(line_of).collect()
-    }
-
-    /// The line of the entry that says how a push ended, once it has its place.
-    pub async fn audit_verdict(&self, push: &PushId) -> Result<Option<String>, Error> {
-        let acts = to_json(&Act::VERDICTS);
-        let args = [Arg::Text(push.as_str()), Arg::Text(&acts)];
-        let rows = self.db.fetch(&VERDICT, &args).await?;
-        rows.first().map(line_of).transpose()
     }
 }

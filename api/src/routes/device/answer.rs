@@ -143,6 +143,8 @@ pub(crate) async fn answer(
         reason,
         verified: proof.uv != "none",
         proof_hash: &sha256_text(sent.proof.as_bytes()),
+        proof: &sent.proof,
+        key: &device.key,
     };
     let answered = app.store.answer(&answer, now).await?;
     told(answered, &refused).await

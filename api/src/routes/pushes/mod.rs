@@ -8,6 +8,7 @@ pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod payment;
 mod process;
+pub(crate) mod receipt;
 pub(crate) mod show;
 
 pub(crate) use checks::seconds;

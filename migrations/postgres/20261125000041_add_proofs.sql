@@ -1,0 +1,2 @@
+CREATE TABLE proofs (push_id TEXT COLLATE "C" PRIMARY KEY, device_id TEXT COLLATE "C" NOT NULL, device_key TEXT COLLATE "C" NOT NULL, proof TEXT COLLATE "C" NOT NULL);
+ALTER TABLE deliveries ADD COLUMN fetched_at BIGINT;
