@@ -89,6 +89,7 @@ fn push(state: PushState, reason: &str) -> PushRow {
         reply_to: None,
         correlation_id: Some("order-7".to_owned()),
         instance: None,
+        instance_state: None,
         profile: shared::domain::Profile::Default,
         factors: None,
         consumed_at: None,
