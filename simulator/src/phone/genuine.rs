@@ -29,12 +29,14 @@ pub enum PromptFault {
     Changed,
 }
 
-/// Checks a prompt; `asked` is the push that was asked for, where one was.
-pub(super) fn check(
-    prompt: &Prompt,
-    identity: &Identity,
-    asked: Option<&PushId>,
-) -> Result<(), PromptFault> {
+impl Prompt {
+    /// Is it the server's own, for this phone? `asked` is the push that was asked for, where one was.
+    pub fn check(&self, identity: &Identity, asked: Option<&PushId>) -> Result<(), PromptFault> {
+        check(self, identity, asked)
+    }
+}
+
+fn check(prompt: &Prompt, identity: &Identity, asked: Option<&PushId>) -> Result<(), PromptFault> {
     let signature = prompt.signature.as_deref();
     let signature = signature.ok_or(PromptFault::Unsigned)?;
     let signed = PromptClaims::read(signature, &identity.server_key);

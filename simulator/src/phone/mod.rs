@@ -265,7 +265,7 @@ impl Phone {
     /// Refuses what the server has not signed for this phone.
     fn genuine(&self, prompt: &Prompt, asked: Option<&PushId>) -> Result<(), Error> {
         let identity = self.identity().ok_or(Error::NotEnrolled)?;
-        genuine::check(prompt, &identity, asked).map_err(Error::NotGenuine)
+        prompt.check(&identity, asked).map_err(Error::NotGenuine)
     }
 
     /// Signs and sends what the person says.

@@ -11,3 +11,4 @@ mod faults;
 mod fcm;
 mod fleet;
 mod phone;
+mod vectors;
