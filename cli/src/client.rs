@@ -2,8 +2,9 @@
 
 use crate::exit::{Exit, Failure, chain};
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use shared::secret::Secret;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// How long a server may take to answer, beside the time that a wait was asked for.
@@ -85,14 +86,18 @@ impl Context {
 /// Writes a file that only this user can read.
 pub fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write as _;
+    private_file(path)?.write_all(text.as_bytes())
+}
+
+/// Makes an empty file that only this user can read.
+pub(crate) fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    let mut file = std::fs::OpenOptions::new()
+    std::fs::OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())
+        .open(path)
 }
 
 /// An answer.
@@ -104,6 +109,17 @@ pub struct Reply {
     pub body: Value,
     /// The body as text where it is no JSON.
     pub text: String,
+    /// When to come again, in seconds, where it says so.
+    pub retry_after: Option<u64>,
+}
+
+/// A connection at work; it ends with this value.
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A client of one server.
@@ -177,6 +193,75 @@ impl Client {
         Ok((Box::new(stream), host.to_owned()))
     }
 
+    fn away(&self, what: &str) -> Failure {
+        Failure::new(Exit::Unreachable, format!("{}: {what}", self.context.url))
+    }
+
+    /// Sends one request on a connection of its own. The answer's body is still to come.
+    async fn exchange<B>(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: B,
+    ) -> Result<(Response<Incoming>, Driver), Failure>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (stream, host) = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.away(&chain(&error)))?;
+        let driver = Driver(tokio::spawn(async move {
+            connection.await.ok();
+        }));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", host)
+            .header(
+                "authorization",
+                format!("Bearer {}", self.context.key.expose()),
+            );
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(body)
+            .map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.away(&chain(&error)))?;
+        Ok((response, driver))
+    }
+
+    async fn reply(&self, response: Response<Incoming>) -> Result<Reply, Failure> {
+        let status = response.status();
+        let retry_after = response
+            .headers()
+            .get(http::header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|error| self.away(&chain(&error)))?
+            .to_bytes();
+        let body = serde_json::from_slice(&bytes);
+        let text = match &body {
+            Ok(_) => String::new(),
+            Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        Ok(Reply {
+            status,
+            body: body.unwrap_or_default(),
+            text,
+            retry_after,
+        })
+    }
+
     /// Calls the server. `wait`: how long it was asked to hold the answer back.
     pub async fn call(
         &self,
@@ -186,63 +271,75 @@ impl Client {
         headers: &[(&str, &str)],
         wait: Duration,
     ) -> Result<Reply, Failure> {
-        let away =
-            |what: String| Failure::new(Exit::Unreachable, format!("{}: {what}", self.context.url));
         let exchange = async {
-            let (stream, host) = self.connect().await?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream))
-                    .await
-                    .map_err(|error| away(chain(&error)))?;
-            let driver = tokio::spawn(connection);
-            let mut request = Request::builder()
-                .method(method)
-                .uri(path)
-                .header("host", host)
-                .header(
-                    "authorization",
-                    format!("Bearer {}", self.context.key.expose()),
-                );
-            for (name, value) in headers {
-                request = request.header(*name, *value);
-            }
-            let bytes = match body {
-                Some(body) => {
-                    request = request.header("content-type", "application/json");
-                    Bytes::from(body.to_string())
-                }
-                None => Bytes::new(),
-            };
-            let request = request
-                .body(Full::new(bytes))
-                .map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(|error| away(chain(&error)))?;
-            let status = response.status();
-            let bytes = response
-                .into_body()
-                .collect()
-                .await
-                .map_err(|error| away(chain(&error)))?
-                .to_bytes();
-            drop(sender);
-            driver.abort();
-            let body = serde_json::from_slice(&bytes);
-            let text = match &body {
-                Ok(_) => String::new(),
-                Err(_) => String::from_utf8_lossy(&bytes).into_owned(),
-            };
-            Ok(Reply {
-                status,
-                body: body.unwrap_or_default(),
-                text,
-            })
+            let mut headers = headers.to_vec();
+            let bytes = body.map_or_else(Bytes::new, |body| {
+                headers.push(("content-type", "application/json"));
+                Bytes::from(body.to_string())
+            });
+            let (response, _driver) = self
+                .exchange(method, path, &headers, Full::new(bytes))
+                .await?;
+            self.reply(response).await
         };
         tokio::time::timeout(PATIENCE + wait, exchange)
             .await
-            .unwrap_or_else(|_| Err(away("no answer in time".to_owned())))
+            .unwrap_or_else(|_| Err(self.away("no answer in time")))
+    }
+
+    /// Sends a file as it is read, of any length, and tells how much of it has gone.
+    pub async fn upload(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        file: &Path,
+        sent: Arc<dyn Fn(u64) + Send + Sync>,
+    ) -> Result<Reply, Failure> {
+        let failed = |error: std::io::Error| Failure::new(Exit::Failed, chain(&error));
+        let file = tokio::fs::File::open(file).await.map_err(failed)?;
+        let length = file.metadata().await.map_err(failed)?.len().to_string();
+        let mut headers = headers.to_vec();
+        headers.push(("content-length", &length));
+        let parts = futures_util::stream::try_unfold((file, 0), move |(mut file, mut gone)| {
+            let sent = Arc::clone(&sent);
+            async move {
+                let mut part = vec![0; 64 * 1024];
+                let read = file.read(&mut part).await?;
+                part.truncate(read);
+                gone += read as u64;
+                sent(gone);
+                let more = (read > 0).then(|| (Frame::data(Bytes::from(part)), (file, gone)));
+                std::io::Result::Ok(more)
+            }
+        });
+        let body = StreamBody::new(Box::pin(parts));
+        let (response, _driver) = self.exchange("POST", path, &headers, body).await?;
+        self.reply(response).await
+    }
+
+    /// Reads an answer of any length as it comes.
+    pub async fn download(
+        &self,
+        path: &str,
+        mut to: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), Failure> {
+        let (response, _driver) = self
+            .exchange("GET", path, &[], Full::new(Bytes::new()))
+            .await?;
+        if !response.status().is_success() {
+            return Err(refused(&self.reply(response).await?));
+        }
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.away(&chain(&error)))?;
+            if let Some(data) = frame.data_ref()
+                // A reader that has gone is no error of ours.
+                && to(data).is_err()
+            {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Calls the server and takes nothing but success.

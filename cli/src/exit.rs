@@ -29,6 +29,8 @@ pub enum Exit {
     Undeliverable = 13,
     /// Taken back.
     Cancelled = 14,
+    /// A batch was taken, and some of its lines were not.
+    Partly = 15,
 }
 
 impl Exit {

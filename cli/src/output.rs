@@ -53,6 +53,29 @@ impl Output {
         }
     }
 
+    /// A bar for bytes of a known number; nothing off a terminal.
+    pub fn bytes_bar(&self, length: u64) -> ProgressBar {
+        let form = "{bar:30} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";
+        self.bar(Some(length), form)
+    }
+
+    /// A bar for things, whose number comes later; nothing off a terminal.
+    pub fn count_bar(&self) -> ProgressBar {
+        let form = "{bar:30} {pos}/{len} sent, {per_sec}, {eta} left\n{wide_msg}";
+        self.bar(None, form)
+    }
+
+    fn bar(self, length: Option<u64>, form: &str) -> ProgressBar {
+        if self.json || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(length.unwrap_or(0));
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style);
+        }
+        bar
+    }
+
     /// A spinner that says what is waited for; nothing off a terminal.
     pub fn spinner(&self, what: &str) -> ProgressBar {
         if self.json || !std::io::stderr().is_terminal() {

@@ -126,7 +126,8 @@ fn all_exits() -> Vec<Exit> {
         Exit::Fraud => Some(Exit::Expired),
         Exit::Expired => Some(Exit::Undeliverable),
         Exit::Undeliverable => Some(Exit::Cancelled),
-        Exit::Cancelled => None,
+        Exit::Cancelled => Some(Exit::Partly),
+        Exit::Partly => None,
     };
     std::iter::successors(Some(Exit::Done), |exit| next(*exit)).collect()
 }

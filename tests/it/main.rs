@@ -6,6 +6,7 @@
 mod answers;
 mod api;
 mod audit;
+mod batches;
 mod delivery;
 mod dev;
 mod devices;

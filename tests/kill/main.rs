@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
 
-use harness::{Footing, Tap, World, control, footings, until};
+use harness::{Footing, RP, Tap, Upload, World, control, footings, until};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use shared::id::PushId;
@@ -358,6 +358,52 @@ async fn sigterm_under_load_finishes_what_was_taken() {
         }
         let shown = world.show(&pushes[0]).await;
         assert_eq!(shown["deliveries"][0]["attempts"], json!(1));
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-batch").await;
+        world.phone("apple", Provider::Apns).await;
+        let line =
+            |n| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
+        let body: String = (1..=900).map(line).collect();
+        let query = format!("relying_party={RP}");
+        let upload = Upload::lines(&query, "march", body.as_bytes());
+        let store = world.store.to_string();
+        // Before and after the commit of a part, and between the release of a chunk and its publish.
+        for (role, point) in [("api", "B1"), ("api", "B2"), ("worker", "B3")] {
+            let process = world.process_of(role);
+            world.process(role).kill();
+            world.start_role(process, Some(point)).await;
+            let (status, said) = world.upload_to(&store, &upload).await;
+            let ended = tokio::time::timeout(Duration::from_secs(30), world.process(role).ended());
+            assert!(
+                ended.await.is_ok(),
+                "{footing:?} {role} did not crash at {point}: {status} {said}"
+            );
+            world.start_role(process, None).await;
+        }
+        let batch = world.upload(&upload).await;
+        assert_eq!(batch["accepted"], 900, "{footing:?} {batch}");
+        until(120, "all are sent", || async {
+            (world.gateway.counts().accepted >= 900).then_some(())
+        })
+        .await;
+        let mut times: BTreeMap<String, u32> = BTreeMap::new();
+        for receipt in world.gateway.journal() {
+            *times
+                .entry(receipt.push_id.as_ref().unwrap().to_string())
+                .or_default() += 1;
+        }
+        assert_eq!(times.len(), 900, "{footing:?}: nobody is lost");
+        assert!(
+            times.values().all(|n| *n == 1),
+            "{footing:?}: and nobody asked twice"
+        );
         world.end().await;
     }
 }

@@ -13,8 +13,10 @@ mod canary;
 pub mod musts;
 mod process;
 mod tap;
+mod upload;
 mod world;
 
 pub use process::Process;
 pub use tap::Tap;
+pub use upload::Upload;
 pub use world::{Footing, RP, World, control, footings, raw, until};

@@ -125,7 +125,7 @@ pub struct World {
     address: String,
     environment: Vec<(String, String)>,
     schema: Option<String>,
-    key: Secret,
+    pub(crate) key: Secret,
 }
 
 impl World {

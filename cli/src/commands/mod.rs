@@ -1,6 +1,7 @@
 //! The commands.
 
 mod audit;
+mod batch;
 mod device;
 mod doctor;
 mod enrol;
@@ -33,7 +34,8 @@ const EXAMPLES: &str = "Examples:
   countersign serve --role api --role worker           a process of a deployment
 
 Exit codes: 0 done or approved, 1 failed, 2 usage, 3 settings, 4 not allowed, 5 unreachable, 6 gave up waiting,
-10 denied, 11 reported as fraud, 12 expired, 13 undeliverable, 14 cancelled.";
+10 denied, 11 reported as fraud, 12 expired, 13 undeliverable, 14 cancelled,
+15 sent in part.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -102,6 +104,13 @@ enum Command {
     Device {
         #[command(subcommand)]
         action: device::Action,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Send many pushes from a file, and follow them.
+    Batch {
+        #[command(subcommand)]
+        action: batch::Action,
         #[command(flatten)]
         server: Server,
     },
@@ -184,6 +193,7 @@ pub async fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure>
         } => send::wait(&server.client()?, &push, &patience, output).await,
         Command::Audit { action } => action.run(output).await,
         Command::Receipt { action } => action.run(output).await,
+        Command::Batch { action, server } => action.run(&server, output).await,
         Command::Device { action, server } => action.run(&server.client()?, output).await,
     }
 }

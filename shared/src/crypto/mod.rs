@@ -39,6 +39,18 @@ pub fn sha256_text(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes))
 }
 
+/// The SHA-256 of everything that can be read, as unpadded base64url.
+pub fn sha256_of(mut from: impl std::io::Read) -> std::io::Result<String> {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut part = vec![0; 64 * 1024];
+    loop {
+        match from.read(&mut part)? {
+            0 => return Ok(URL_SAFE_NO_PAD.encode(digest.finish())),
+            read => digest.update(&part[..read]),
+        }
+    }
+}
+
 /// Is this the text of an APNs key: PKCS#8, PEM, P-256?
 pub fn is_apns_key(pem: &str) -> bool {
     jsonwebtoken::EncodingKey::from_ec_pem(pem.as_bytes()).is_ok()

@@ -28,7 +28,7 @@ const UPKEEP: Duration = Duration::from_secs(1);
 const CANCELS: usize = 20;
 /// How much work the broker holds, in seconds, and in pushes at least and at most.
 const HELD: f64 = 2.0;
-const LEAST: i64 = 5 * QUANTUM;
+const LEAST: i64 = 2 * QUANTUM;
 const MOST: i64 = 200 * QUANTUM;
 
 /// The dispatcher of one process; of several one works.

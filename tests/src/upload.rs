@@ -1,0 +1,115 @@
+//! Uploads of batches, over a bare socket, so that a test can cut them where it likes.
+
+use crate::world::World;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// What is sent.
+#[derive(Debug, Clone)]
+pub struct Upload<'a> {
+    /// The part of the address behind `batches?`.
+    pub query: &'a str,
+    /// `application/x-ndjson` or `text/csv`.
+    pub content_type: &'a str,
+    /// Packed with gzip?
+    pub gzip: bool,
+    /// The idempotency key.
+    pub key: &'a str,
+    /// All of it.
+    pub body: &'a [u8],
+}
+
+impl<'a> Upload<'a> {
+    /// Lines of JSON.
+    pub fn lines(query: &'a str, key: &'a str, body: &'a [u8]) -> Self {
+        Self {
+            query,
+            content_type: "application/x-ndjson",
+            gzip: false,
+            key,
+            body,
+        }
+    }
+}
+
+impl World {
+    fn head(&self, store: &str, upload: &Upload<'_>) -> String {
+        let encoding = if upload.gzip {
+            "content-encoding: gzip\r\n"
+        } else {
+            ""
+        };
+        format!(
+            "POST /v1/stores/{store}/batches?{} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: {}\r\n{encoding}\
+             idempotency-key: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            upload.query,
+            self.key.expose(),
+            upload.content_type,
+            upload.key,
+            upload.body.len()
+        )
+    }
+
+    async fn socket(&self) -> TcpStream {
+        let at = self.address().trim_start_matches("http://");
+        TcpStream::connect(at).await.unwrap()
+    }
+
+    /// Sends a batch to a store. Gives the status and the answer; 0 when the server has gone.
+    pub async fn upload_to(&self, store: &str, upload: &Upload<'_>) -> (u16, Value) {
+        let mut socket = self.socket().await;
+        let head = self.head(store, upload);
+        let sent = async {
+            socket.write_all(head.as_bytes()).await?;
+            socket.write_all(upload.body).await?;
+            let mut answer = Vec::new();
+            socket.read_to_end(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let Ok(answer) = sent.await else {
+            return (0, Value::Null);
+        };
+        let text = String::from_utf8_lossy(&answer);
+        let status = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (
+            status.unwrap_or(0),
+            serde_json::from_str(body).unwrap_or_default(),
+        )
+    }
+
+    /// Sends a batch, which must be taken.
+    pub async fn upload(&self, upload: &Upload<'_>) -> Value {
+        let (status, batch) = self.upload_to(self.store.as_str(), upload).await;
+        assert_eq!(status, 202, "{:?} {batch}", self.footing);
+        batch
+    }
+
+    /// Sends the first `at` bytes of a batch, lets the server write what it has, and hangs up.
+    pub async fn upload_cut(&self, upload: &Upload<'_>, at: usize) {
+        let mut socket = self.socket().await;
+        let head = self.head(self.store.as_str(), upload);
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&upload.body[..at]).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+    }
+
+    /// The lines of an NDJSON report of the store.
+    pub async fn report(&self, path: &str) -> Vec<Value> {
+        let mut socket = self.socket().await;
+        let head = format!(
+            "GET /v1/stores/{}/{path} HTTP/1.0\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n",
+            self.store,
+            self.key.expose()
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(" 200 "), "{path}: {head} {body}");
+        body.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
