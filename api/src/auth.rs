@@ -5,7 +5,7 @@ use crate::problem::{Code, Problem};
 use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
-use shared::id::StoreId;
+use shared::id::{KeyId, StoreId};
 use shared::store::{KeyOwner, Store};
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -72,6 +72,11 @@ impl Caller {
     /// The store in the hands of this caller: the audit log names the key.
     pub(crate) fn store(&self, app: &App) -> Store {
         app.store.by(&self.owner.id)
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &KeyId {
+        &self.owner.id
     }
 
     /// Has its key this scope?

@@ -56,6 +56,8 @@ codes! {
     UserInactive = CONFLICT "user_inactive" "The user is locked or disabled";
     /// Too many wrong codes were typed.
     CodesBlocked = CONFLICT "codes_blocked" "Too many wrong codes were typed for this user";
+    /// A fraud report has locked it.
+    InitiatorLocked = CONFLICT "initiator_locked" "Somebody has reported this initiator as fraud";
     /// Its approval was used.
     Consumed = CONFLICT "consumed" "This approval was used already";
     /// There is no approval to use.

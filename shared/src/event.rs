@@ -2,7 +2,7 @@
 
 use crate::clock::{Millis, rfc3339};
 use crate::domain::{Assurance, DeliveryState, Kind, PushState};
-use crate::id::{DeliveryId, DeviceId, EventId, MessageId, PushId, StoreId};
+use crate::id::{DeliveryId, DeviceId, EventId, LockId, MessageId, PushId, StoreId, UserId};
 use crate::message::{EVENT, EVENT_BATCH, Event, Message, Route};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -73,6 +73,45 @@ pub struct DeviceDone {
     pub end: DeviceEnd,
 }
 
+/// The data of a fraud report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FraudReported {
+    /// The push that was denied by it.
+    pub push: PushId,
+    /// Its store.
+    pub store: StoreId,
+    /// Its kind.
+    pub kind: Kind,
+    /// Who reports it.
+    pub user: UserId,
+    /// Who asked.
+    pub relying_party: String,
+    /// On which device.
+    pub device: DeviceId,
+    /// The sender's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// RFC 3339.
+    pub reported_at: String,
+    /// What it has locked, where it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<LockTold>,
+}
+
+/// What a fraud report has locked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockTold {
+    /// The lock.
+    pub id: LockId,
+    /// `initiator` or `user`.
+    pub of: String,
+    /// RFC 3339.
+    pub until: String,
+}
+
+/// The type of a fraud report.
+const FRAUD_REPORTED: &str = "countersign.user.fraud_reported.v1";
+
 /// Gathers the events of one transaction.
 #[derive(Default)]
 pub struct Events(BTreeMap<String, Vec<Event>>);
@@ -113,6 +152,15 @@ impl Events {
         let id = [done.end.delivery.as_str(), "ended"];
         let event = event(&done.store, &name, &id, &done.push, now, done);
         self.add(&done.store, done.kind, &name, event);
+    }
+
+    /// A user has reported fraud.
+    pub fn fraud_reported(&mut self, report: &FraudReported, now: Millis) {
+        let name = "fraud_reported";
+        let id = [report.push.as_str(), name];
+        let mut event = event(&report.store, name, &id, &report.push, now, report);
+        FRAUD_REPORTED.clone_into(&mut event.kind);
+        self.add(&report.store, report.kind, name, event);
     }
 
     fn add(&mut self, store: &StoreId, kind: Kind, name: &str, event: Event) {
@@ -171,11 +219,14 @@ impl Event {
 
     /// Is it one of ours, with the data that its type says?
     fn check(&self) -> Result<(), String> {
-        if !self.kind.starts_with("countersign.push.") {
+        let fraud = self.kind == FRAUD_REPORTED;
+        if !fraud && !self.kind.starts_with("countersign.push.") {
             let shown: String = self.kind.chars().take(80).collect();
             return Err(format!("type {shown:?} is none of ours"));
         }
-        let read = if self.is_of_device() {
+        let read = if fraud {
+            serde_json::from_value::<FraudReported>(self.data.clone()).map(|_| ())
+        } else if self.is_of_device() {
             serde_json::from_value::<DeviceDone>(self.data.clone()).map(|_| ())
         } else {
             serde_json::from_value::<PushEnded>(self.data.clone()).map(|_| ())
@@ -185,7 +236,7 @@ impl Event {
 
     /// The push's end, where this is the event of one.
     pub fn push_ended(&self) -> Option<PushEnded> {
-        if self.is_of_device() {
+        if self.is_of_device() || self.kind == FRAUD_REPORTED {
             return None;
         }
         serde_json::from_value(self.data.clone()).ok()

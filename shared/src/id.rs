@@ -123,6 +123,8 @@ ids! {
     MessageId = "msg";
     /// An API key.
     KeyId = "key";
+    /// What a fraud report has locked.
+    LockId = "lck";
     /// A child process instance.
     InstanceId = "ins";
     /// An enrolment code.

@@ -9,7 +9,7 @@ use shared::domain::{
     AddressState, BatchState, DeliveryState, DeviceState, Factors, InstanceState, Kind, PushState,
     UserStatus,
 };
-use shared::event::{DeviceDone, DeviceEnd, Events, PushEnded, decode};
+use shared::event::{DeviceDone, DeviceEnd, Events, FraudReported, PushEnded, decode};
 use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
 use shared::message::{
     EVENT, EVENT_BATCH, Event, INSTANCE_REPORT, InstanceReport, JOB, Job, Lane, Message, Route,
@@ -238,6 +238,7 @@ fn examples() -> Vec<(String, &'static str, Value)> {
         let schema = match name.split(['-', '.']).next().unwrap() {
             "push" => "push-ended.v1",
             "device" => "device-done.v1",
+            "user" => "fraud-reported.v1",
             "job" => "job.v1",
             "instance" => "instance-report.v1",
             "events" => "batch",
@@ -290,6 +291,7 @@ fn every_schema_is_one_and_every_example_fits_its_own() {
     for name in [
         "push-ended.v1",
         "device-done.v1",
+        "fraud-reported.v1",
         "job.v1",
         "instance-report.v1",
     ] {
@@ -406,6 +408,9 @@ fn every_example_is_read_and_written_back_the_same() {
         for event in events {
             let data = match event.push_ended() {
                 Some(ended) => serde_json::to_value(ended).unwrap(),
+                None if schema == "fraud-reported.v1" => {
+                    serde_json::to_value(fraud_reported_of(&event)).unwrap()
+                }
                 None => serde_json::to_value(device_done_of(&event)).unwrap(),
             };
             assert_eq!(data, event.data, "{name}");
@@ -413,6 +418,10 @@ fn every_example_is_read_and_written_back_the_same() {
         }
     }
     assert_eq!(kinds, all_kinds(), "an example for each type");
+}
+
+fn fraud_reported_of(event: &Event) -> FraudReported {
+    serde_json::from_value(event.data.clone()).unwrap()
 }
 
 fn device_done_of(event: &Event) -> DeviceDone {
@@ -428,6 +437,7 @@ fn all_kinds() -> BTreeSet<String> {
     pushes
         .map(|state| format!("countersign.push.{state}.v1"))
         .chain(devices.map(|state| format!("countersign.push.device_{state}.v1")))
+        .chain(["countersign.user.fraud_reported.v1".to_owned()])
         .collect()
 }
 
@@ -443,6 +453,9 @@ fn the_code_makes_the_examples() {
         let mut events = Events::default();
         match event.push_ended() {
             Some(ended) => events.push_ended(&ended, now),
+            None if schema == "fraud-reported.v1" => {
+                events.fraud_reported(&fraud_reported_of(&event), now);
+            }
             None => events.device_done(&device_done_of(&event), now),
         }
         let messages = events.into_messages(now);
@@ -573,6 +586,7 @@ fn the_examples_use_every_field_of_the_schemas_and_no_other() {
     for name in [
         "push-ended.v1",
         "device-done.v1",
+        "fraud-reported.v1",
         "job.v1",
         "instance-report.v1",
     ] {
@@ -595,7 +609,7 @@ fn pages_and_channels_name_every_type_key_and_exchange() {
         .collect();
     assert_eq!(written, all_kinds());
     let mut in_schemas = BTreeSet::new();
-    for name in ["push-ended.v1", "device-done.v1"] {
+    for name in ["push-ended.v1", "device-done.v1", "fraud-reported.v1"] {
         let types = &schema_of(name)["properties"]["type"]["enum"];
         in_schemas.extend(
             types

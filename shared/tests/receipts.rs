@@ -90,6 +90,8 @@ fn push(state: PushState, reason: &str) -> PushRow {
         correlation_id: Some("order-7".to_owned()),
         instance: None,
         instance_state: None,
+        created_by: None,
+        initiator: None,
         profile: shared::domain::Profile::Default,
         factors: None,
         consumed_at: None,

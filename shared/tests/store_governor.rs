@@ -11,7 +11,7 @@ use databases::{Left, close, databases};
 use shared::clock::Millis;
 use shared::crypto::{DeviceKey, content_hash, random_text};
 use shared::domain::{Content, Kind, OpenPrompts, Provider, PushState, Rules, Target};
-use shared::id::{DeviceId, PushId, StoreId, UserId};
+use shared::id::{DeviceId, KeyId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::secret::Secret;
 use shared::store::{
@@ -136,6 +136,34 @@ impl Bed {
     async fn how(&self, push: &PushId) -> String {
         let row = self.store.push(push).await.unwrap().unwrap();
         format!("{} {}", row.state, row.reason).trim().to_owned()
+    }
+
+    /// Reports fraud. Gives the events of it.
+    async fn report(&mut self, push: &PushId, kind: Kind, now: Millis) -> Vec<serde_json::Value> {
+        self.told();
+        let answer = Answer {
+            push,
+            kind,
+            device: &self.device,
+            approves: false,
+            reason: "fraud_reported",
+            verified: false,
+            proof_hash: "p",
+            proof: "p",
+            key: &key(),
+        };
+        self.store.answer(&answer, now).await.unwrap();
+        let mut events = Vec::new();
+        for class in &mut self.committed {
+            while let Ok(more) = class.try_recv() {
+                for message in more {
+                    events.extend(shared::event::decode(&message).unwrap());
+                }
+            }
+        }
+        let report = |event: &shared::message::Event| event.kind.contains("fraud_reported");
+        let events = events.into_iter().filter(report);
+        events.map(|event| event.data).collect()
     }
 
     async fn answer(&self, push: &PushId, approves: bool, now: Millis) {
@@ -503,6 +531,133 @@ async fn an_approval_is_good_for_300_s() {
         assert_eq!(again.unwrap(), Consumed::Before(late - 1));
         let after = bed.store.consume(&pushes[1], &action, late).await;
         assert_eq!(after.unwrap(), Consumed::TooLate);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fraud_report_locks_the_initiator_for_one_sender_and_nobody_else() {
+    for mut bed in beds("fraud", often(OpenPrompts::Many)).await {
+        let (sender, stranger) = (KeyId::fresh(NOW), KeyId::fresh(NOW));
+        let eve = bed.store.add_user(&bed.tenant, "eve", NOW).await.unwrap();
+        let of = |bed: &Bed, key: &KeyId, initiator: Option<&str>, now: Millis| {
+            let mut new = bed.push(Kind::Confirm, now);
+            new.terms.key = Some(key.clone());
+            new.terms.initiator = initiator.map(str::to_owned);
+            new
+        };
+        let first = of(&bed, &sender, Some("session 1"), NOW);
+        bed.take(std::slice::from_ref(&first), NOW).await;
+        let events = bed.report(&first.id, Kind::Confirm, NOW + 1).await;
+        assert_eq!(events.len(), 1, "{}", bed.name);
+        assert_eq!(events[0]["lock"]["of"], "initiator");
+        let until = NOW + 1 + Rules::default().fraud_lock;
+        let mut for_eve = of(&bed, &sender, Some("session 1"), NOW + 2);
+        for_eve.user = UserRef::Id(eve.clone().unwrap());
+        let taken = bed
+            .take(
+                &[
+                    of(&bed, &sender, Some("session 1"), NOW + 2),
+                    for_eve,
+                    of(&bed, &sender, Some("session 2"), NOW + 2),
+                    of(&bed, &sender, None, NOW + 2),
+                    of(&bed, &stranger, Some("session 1"), NOW + 2),
+                ],
+                NOW + 2,
+            )
+            .await;
+        assert_eq!(
+            taken,
+            [
+                Taken::InitiatorLocked(until),
+                Taken::InitiatorLocked(until),
+                Taken::New(bed.user.clone()),
+                Taken::New(bed.user.clone()),
+                Taken::New(bed.user.clone()),
+            ],
+            "{}",
+            bed.name
+        );
+        let mut told = of(&bed, &sender, Some("session 1"), NOW + 2);
+        told.content.kind = Kind::Generic;
+        let mut bulk = of(&bed, &sender, Some("session 1"), NOW + 2);
+        bulk.lane = Lane::Bulk;
+        let taken = bed.take(&[told.clone(), bulk.clone()], NOW + 2).await;
+        assert!(taken.iter().all(|one| matches!(one, Taken::New(_))));
+        // Neither of these two locks anything.
+        assert!(
+            bed.report(&told.id, Kind::Generic, NOW + 3)
+                .await
+                .is_empty()
+        );
+        assert!(
+            bed.report(&bulk.id, Kind::Confirm, NOW + 3)
+                .await
+                .is_empty()
+        );
+        let late = of(&bed, &sender, Some("session 1"), until);
+        let taken = bed.take(std::slice::from_ref(&late), until).await;
+        assert_eq!(taken, [Taken::New(bed.user.clone())], "{}", bed.name);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_initiator_a_report_keeps_that_sender_from_the_user_until_it_is_lifted() {
+    for mut bed in beds("fraud-user", often(OpenPrompts::Many)).await {
+        let (sender, stranger) = (KeyId::fresh(NOW), KeyId::fresh(NOW));
+        let of = |bed: &Bed, key: &KeyId, initiator: Option<&str>, now: Millis| {
+            let mut new = bed.push(Kind::Confirm, now);
+            new.terms.key = Some(key.clone());
+            new.terms.initiator = initiator.map(str::to_owned);
+            new
+        };
+        let (first, spare) = (
+            of(&bed, &sender, None, NOW),
+            of(&bed, &sender, None, NOW + 1),
+        );
+        bed.take(&[first.clone(), spare.clone()], NOW).await;
+        let events = bed.report(&first.id, Kind::Confirm, NOW + 1).await;
+        assert_eq!(events[0]["lock"]["of"], "user", "{}", bed.name);
+        bed.answer(&spare.id, true, NOW + 2).await;
+        let kept = of(&bed, &sender, None, NOW + 3);
+        let named = of(&bed, &sender, Some("session 2"), NOW + 3);
+        let other = of(&bed, &stranger, None, NOW + 3);
+        let mut elsewhere = of(&bed, &sender, None, NOW + 3);
+        elsewhere.content.relying_party = "cards".to_owned();
+        let all = [kept, named, other, elsewhere];
+        bed.take(&all, NOW + 3).await;
+        for (push, how) in all.iter().zip([
+            "failed fraud_lock",
+            "failed fraud_lock",
+            "accepted",
+            "accepted",
+        ]) {
+            assert_eq!(bed.how(&push.id).await, how, "{}", bed.name);
+        }
+        let page = ("", 10);
+        let locks = bed
+            .store
+            .fraud_locks(&bed.tenant, Some(&bed.user), None, page, NOW + 4);
+        let locks = locks.await.unwrap();
+        assert_eq!(locks.len(), 1, "{}", bed.name);
+        assert_eq!((&locks[0].key, &locks[0].push), (&sender, &first.id));
+        let lift = || {
+            bed.store
+                .lift_fraud_lock(&bed.tenant, &locks[0].id, NOW + 4)
+        };
+        assert!(lift().await.unwrap());
+        assert!(!lift().await.unwrap());
+        let after = of(&bed, &sender, None, NOW + 5);
+        bed.take(std::slice::from_ref(&after), NOW + 5).await;
+        assert_eq!(bed.how(&after.id).await, "accepted", "{}", bed.name);
+        bed.set(Rules {
+            fraud_lock: 0,
+            ..often(OpenPrompts::Many)
+        })
+        .await;
+        let events = bed.report(&after.id, Kind::Confirm, NOW + 6).await;
+        assert!(events[0]["lock"].is_null(), "told, and nothing locked");
         bed.end().await;
     }
 }

@@ -160,3 +160,43 @@ async fn a_newer_prompt_takes_the_older_one_off_the_phone_and_after_a_denial_it_
         world.end().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fraud_report_locks_the_initiator_and_the_user_can_still_sign_in() {
+    for footing in footings() {
+        let world = World::start(footing, "fraud").await;
+        let phone = world.phone("apple", Provider::Apns).await;
+        let theirs = json!({"initiator": "session of eve"});
+        let (push, _) = world.send(&theirs).await;
+        let prompt = world.rung(&phone, &push).await;
+        assert!(!prompt.shown.to_string().contains("eve"), "{footing:?}");
+        let fraud = Decision::Deny {
+            reason: Some("fraud_reported".to_owned()),
+        };
+        assert_eq!(phone.answer(&prompt, &fraud).await.unwrap().status, 200);
+        let again = World::confirm(&theirs);
+        let refused = world.reply("POST", "pushes", &again, &[]).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.body["code"]),
+            (409, &json!("initiator_locked")),
+            "{footing:?}"
+        );
+        let (own, code) = world.send(&json!({"initiator": "session of ada"})).await;
+        let prompt = world.rung(&phone, &own).await;
+        world.approve(&phone, &prompt, code.as_deref()).await;
+        let named = "fraud-locks?initiator=session%20of%20eve";
+        let locks = world.in_store("GET", named, &Value::Null).await;
+        let lock = &locks["data"][0];
+        assert_eq!(
+            (&lock["of"], &lock["push"], &lock["user"]),
+            (&json!("initiator"), &json!(push), &json!(world.user))
+        );
+        let path = format!("fraud-locks/{}", lock["id"].as_str().unwrap());
+        let lifted = world.reply("DELETE", &path, &Value::Null, &[]).await;
+        assert_eq!(lifted.status.as_u16(), 204);
+        let lifted = world.reply("DELETE", &path, &Value::Null, &[]).await;
+        assert_eq!(lifted.status.as_u16(), 404);
+        world.send(&theirs).await;
+        world.end().await;
+    }
+}

@@ -7,6 +7,7 @@ mod device;
 pub(crate) mod docs;
 mod enrolment_codes;
 mod enrolments;
+mod fraud_locks;
 mod health;
 mod instances;
 mod keys;
@@ -87,6 +88,8 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::cancel::cancel))
         .routes(routes!(pushes::consume::consume))
         .routes(routes!(pushes::receipt::receipt))
+        .routes(routes!(fraud_locks::list_locks))
+        .routes(routes!(fraud_locks::lift_lock))
         .routes(routes!(pushes::events::events))
         .routes(routes!(audit::list))
         .routes(routes!(audit::head))

@@ -43,6 +43,10 @@ pub(crate) struct NewPushPolicy {
     #[serde(default)]
     #[schema(pattern = "^(0|[1-9][0-9]{0,3})s$", example = "30s")]
     cooldown_after_denial: Option<String>,
+    /// How long a fraud report locks the initiator, or where none was named the way from the API key to the user: `3600s` when left out, `0s` to `604800s`.
+    #[serde(default)]
+    #[schema(pattern = "^(0|[1-9][0-9]{0,5})s$", example = "3600s")]
+    fraud_lock: Option<String>,
     /// Whose rules prompts follow: `default`, `nist` or `psd2`. A request can ask for more, never for less.
     #[serde(default)]
     profile: Option<ProfileWord>,
@@ -113,6 +117,8 @@ pub(crate) struct PushPolicyView {
     open_prompts: String,
     /// How long after a denial the user is not asked.
     cooldown_after_denial: String,
+    /// How long a fraud report locks the initiator.
+    fraud_lock: String,
     /// Whose rules prompts follow.
     profile: String,
     created_at: String,
@@ -129,6 +135,7 @@ impl From<PushPolicy> for PushPolicyView {
             max_prompts: policy.sealed.rules.max_prompts,
             open_prompts: policy.sealed.rules.open_prompts.to_string(),
             cooldown_after_denial: in_seconds(policy.sealed.rules.cooldown),
+            fraud_lock: in_seconds(policy.sealed.rules.fraud_lock),
             profile: policy.sealed.rules.profile.to_string(),
             created_at: rfc3339(policy.created_at),
             updated_at: rfc3339(policy.updated_at),
@@ -140,15 +147,16 @@ fn in_seconds(time: Millis) -> String {
     format!("{}s", time / 1000)
 }
 
-const LONGEST: Millis = 3_600_000;
+const LONGEST_COOLDOWN: Millis = 3_600_000;
+const LONGEST_LOCK: Millis = 604_800_000;
 
 /// The rules that a policy sets; the default where it says nothing.
 fn rules_of(new: &NewPushPolicy, faults: &mut Vec<Fault>) -> Rules {
     let default = Rules::default();
-    let mut time = |pointer: &str, text: Option<&str>, default: Millis| {
+    let mut time = |pointer: &str, text: Option<&str>, default: Millis, longest: Millis| {
         let time = text.and_then(seconds).unwrap_or(default);
-        if time > LONGEST {
-            let detail = format!("from 0s to {}", in_seconds(LONGEST));
+        if time > longest {
+            let detail = format!("from 0s to {}", in_seconds(longest));
             faults.push(Fault::new(pointer, "out_of_range", detail));
         }
         time
@@ -162,6 +170,13 @@ fn rules_of(new: &NewPushPolicy, faults: &mut Vec<Fault>) -> Rules {
             "/cooldown_after_denial",
             new.cooldown_after_denial.as_deref(),
             default.cooldown,
+            LONGEST_COOLDOWN,
+        ),
+        fraud_lock: time(
+            "/fraud_lock",
+            new.fraud_lock.as_deref(),
+            default.fraud_lock,
+            LONGEST_LOCK,
         ),
         profile: new.profile.map_or(default.profile, Into::into),
     }

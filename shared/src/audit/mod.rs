@@ -36,6 +36,8 @@ words! {
         PushFailed = "push_failed",
         /// A denial said that the person did not ask for this.
         FraudReported = "fraud_reported",
+        /// What it had locked was lifted.
+        FraudLockLifted = "fraud_lock_lifted",
         /// An answer did not count.
         ProofRefused = "proof_refused",
         /// More of them came for this push than are written one by one.

@@ -5,7 +5,7 @@
 
 use super::random_text;
 use crate::domain::InstanceState;
-use crate::id::{InstanceId, PushId};
+use crate::id::{InstanceId, PushId, StoreId};
 use crate::secret::Secret;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
@@ -24,6 +24,7 @@ pub struct ServerSecret {
     tokens: hmac::Key,
     enrolments: hmac::Key,
     reports: hmac::Key,
+    initiators: hmac::Key,
     seal: LessSafeKey,
     pub(super) signer: super::Signer,
 }
@@ -68,6 +69,7 @@ impl ServerSecret {
             tokens: key("countersign process tokens"),
             enrolments: key("countersign enrolment codes"),
             reports: key("countersign instance reports"),
+            initiators: key("countersign initiators"),
             seal: LessSafeKey::new(
                 UnboundKey::new(&AES_256_GCM, derived("countersign seal").as_ref()).ok()?,
             ),
@@ -108,6 +110,12 @@ impl ServerSecret {
     /// What the database keeps of an enrolment code.
     pub fn enrolment_code_hash(&self, text: &str) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.enrolments, text.as_bytes()))
+    }
+
+    /// What the database keeps of an initiator: an address or an account name is a person's, and few enough to try them all without the key.
+    pub fn initiator_hash(&self, store: &StoreId, text: &str) -> String {
+        let tag = hmac::sign(&self.initiators, format!("{store}\u{1f}{text}").as_bytes());
+        URL_SAFE_NO_PAD.encode(tag)
     }
 
     /// The six digits shown on the initiating channel.

@@ -28,6 +28,8 @@ words! {
     Suppression {
         /// The user was asked as often as allowed within a minute, without an approval.
         Throttled = "throttled",
+        /// The user has reported fraud by the same sender, who does not say who the initiator is.
+        FraudLock = "fraud_lock",
         /// The user has just said no.
         Cooldown = "cooldown",
     }
@@ -42,6 +44,8 @@ pub struct Rules {
     pub open_prompts: OpenPrompts,
     /// How long after a denial the user is left alone.
     pub cooldown: Millis,
+    /// How long a fraud report locks the initiator.
+    pub fraud_lock: Millis,
     /// Whose rules a prompt follows.
     pub profile: Profile,
 }
@@ -52,6 +56,7 @@ impl Default for Rules {
             max_prompts: 3,
             open_prompts: OpenPrompts::Supersede,
             cooldown: 30_000,
+            fraud_lock: 3_600_000,
             profile: Profile::Default,
         }
     }
@@ -66,6 +71,8 @@ pub struct Past {
     pub open: bool,
     /// The last denial.
     pub denied_at: Option<Millis>,
+    /// Until when a fraud report keeps the sender from this user.
+    pub locked_until: Option<Millis>,
     /// The last approval, of whatever relying party.
     pub approved_at: Option<Millis>,
 }
@@ -95,7 +102,13 @@ pub fn rule(kind: Kind, rules: &Rules, past: &Past, now: Millis) -> Ruling {
         if past.open && rules.open_prompts == OpenPrompts::Refuse {
             return Ruling::Refuse;
         }
-        let no = past.denied_at.filter(|no| past.approved_at < Some(*no));
+        if past.locked_until.is_some_and(|until| now < until) {
+            return Ruling::Suppress(Suppression::FraudLock);
+        }
+        // Without a cooldown no clock of another process can make one.
+        let no = past
+            .denied_at
+            .filter(|no| rules.cooldown > 0 && past.approved_at < Some(*no));
         if no.is_some_and(|no| now < no + rules.cooldown) {
             return Ruling::Suppress(Suppression::Cooldown);
         }
@@ -141,6 +154,7 @@ mod tests {
                 open: self.open > 0,
                 denied_at: self.denied_at,
                 approved_at: self.approved_at,
+                locked_until: None,
             }
         }
 
@@ -232,6 +246,13 @@ mod tests {
         assert!(ask(&past(None), 31_000));
         assert!(!ask(&past(Some(999)), 30_999));
         assert!(ask(&past(Some(1_001)), 1_002));
+        let locked = Past {
+            locked_until: Some(2_000),
+            approved_at: Some(1_500),
+            ..Past::default()
+        };
+        assert!(!ask(&locked, 1_999), "an approval lifts no lock");
+        assert!(ask(&locked, 2_000));
         let told = rule(Kind::Generic, &rules, &past(None), 1_001);
         assert_eq!(told, Ruling::Ask, "a generic push asks nothing");
     }

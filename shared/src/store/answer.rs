@@ -3,6 +3,7 @@
 use super::audit::{Note, note};
 use super::db::{Arg, Error, Statement, Tx};
 use super::ending::{announce, device_done, rows_of};
+use super::fraud;
 use super::pushes::{delivery_of, push_of};
 use super::{Device, PushRow, Store, maybe_parsed, parsed, receipts};
 use crate::audit::Act;
@@ -12,7 +13,7 @@ use crate::domain::profile::LONGEST_ANSWER;
 use crate::domain::{Candidate, DeliveryState, Kind, PushState};
 use crate::event::{DeviceEnd, Events};
 use crate::id::{DeliveryId, DeviceId, PushId, StoreId, UserId};
-use crate::message::Lane;
+use crate::message::{Lane, Message};
 use serde_json::json;
 
 /// Wrong codes in a row that one user may type, over all pushes: a new code does not start the count again (NIST SP 800-63B-4, 3.1.3).
@@ -339,25 +340,11 @@ impl Store {
                 }
                 mark_answered(&mut tx, &delivery, answer, now).await?;
                 receipts::keep_proof(&mut tx, answer).await?;
-                if let Some(push) = ended.first().filter(|_| answer.approves) {
-                    let args = [
-                        Arg::Text(push.user.as_str()),
-                        Arg::Int(i64::from(push.match_required)),
-                        Arg::Int(now),
-                    ];
-                    tx.fetch(&APPROVED, &args).await?;
-                }
-                // Somebody who declines an advertisement has not said no to a sign-in.
-                let refused = |push: &&PushRow| !answer.approves && push.lane == Lane::Interactive;
-                if let Some(push) = ended.first().filter(refused) {
-                    let args = [
-                        Arg::Text(push.user.as_str()),
-                        Arg::Text(&push.rp),
-                        Arg::Int(now),
-                    ];
-                    tx.fetch(&DENIED, &args).await?;
-                }
-                let messages = announce(&mut tx, &ended, &[delivery.as_str()], now).await?;
+                let mut messages = match ended.first() {
+                    Some(push) => remember(&mut tx, push, answer, now).await?,
+                    None => Vec::new(),
+                };
+                messages.extend(announce(&mut tx, &ended, &[delivery.as_str()], now).await?);
                 (ended, messages)
             }
             Kind::Generic => {
@@ -423,6 +410,28 @@ impl Store {
             Answered::Ended { state, reason }
         })
     }
+}
+
+/// What the governor is to know of a decision. Gives the messages that a fraud report brings.
+async fn remember(
+    tx: &mut Tx,
+    push: &PushRow,
+    answer: &Answer<'_>,
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let user = Arg::Text(push.user.as_str());
+    if answer.approves {
+        let coded = Arg::Int(i64::from(push.match_required));
+        tx.fetch(&APPROVED, &[user, coded, Arg::Int(now)]).await?;
+    } else if push.lane == Lane::Interactive {
+        // Somebody who declines an advertisement has not said no to a sign-in.
+        let args = [user, Arg::Text(&push.rp), Arg::Int(now)];
+        tx.fetch(&DENIED, &args).await?;
+        if answer.reason == "fraud_reported" {
+            return fraud::reported(tx, push, answer.device, now).await;
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// Has every device that this push asks answered, those too that it has not reached yet?

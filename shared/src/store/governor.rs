@@ -27,7 +27,7 @@ static PUT_RIGHT: Statement = Statement::new(
 static RECENT: Statement = Statement::new(
     "SELECT p.user_id, p.rp, COUNT(*) AS n FROM {texts:$1} JOIN users u ON u.id = r.value
      JOIN pushes p ON p.user_id = u.id AND p.id > $2 AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
-     WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown') GROUP BY p.user_id, p.rp",
+     WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown', 'fraud_lock') GROUP BY p.user_id, p.rp",
 );
 static OPEN: Statement = Statement::new(
     "SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2
@@ -47,6 +47,7 @@ pub(super) struct Asking<'a> {
     pub(super) profile: Profile,
     pub(super) approved_at: Option<Millis>,
     pub(super) denied_at: Option<Millis>,
+    pub(super) locked_until: Option<Millis>,
 }
 
 impl Asking<'_> {
@@ -118,6 +119,7 @@ impl Gate {
                 asked: slot.asked,
                 open: slot.open || !slot.line.is_empty(),
                 denied_at: one.denied_at,
+                locked_until: one.locked_until,
                 approved_at: one.approved_at,
             };
             let ruling = rule(one.push.content.kind, &one.rules, &past, now);

@@ -1,14 +1,16 @@
 //! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
 
 use super::db::{Arg, Error, Statement, Tx};
+use super::fraud::of_initiator;
 use super::governor::{Asking, Gate};
 use super::policies::rules_of;
 use super::pushes::push_of;
 use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
 use crate::clock::Millis;
+use crate::domain::governor::is_prompt;
 use crate::domain::profile::Request;
 use crate::domain::{Content, Lack, Profile, Rules, Target, UserStatus};
-use crate::id::{PushId, StoreId, UserId};
+use crate::id::{KeyId, PushId, StoreId, UserId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,15 +20,18 @@ const JOB_INTERACTIVE: usize = 16;
 pub(super) const JOB_BULK: usize = 200;
 
 static USERS: Statement = Statement::new(
-    "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown, pp.profile
-     FROM (SELECT r.value->>'n' AS n, r.value->>'rp' AS rp, u.id FROM {each:$1} JOIN users u
+    "SELECT f.n, u.id, u.status, u.codes_blocked_until, u.last_approved_at, dn.denied_at, pp.max_prompts, pp.open_prompts, pp.cooldown, pp.fraud_lock, pp.profile,
+       fi.locked_until AS initiator_until, fu.locked_until AS locked_until
+     FROM (SELECT r.value->>'n' AS n, r.value->>'rp' AS rp, r.value->>'key' AS made_by, r.value->>'initiator' AS initiator, u.id FROM {each:$1} JOIN users u
          ON u.store_id = r.value->>'store' AND u.id = r.value->>'user'
        UNION ALL
-       SELECT r.value->>'n', r.value->>'rp', u.id FROM {each:$2} JOIN users u
+       SELECT r.value->>'n', r.value->>'rp', r.value->>'key', r.value->>'initiator', u.id FROM {each:$2} JOIN users u
          ON u.store_id = r.value->>'store' AND u.external_id = r.value->>'user') AS f
      JOIN users u ON u.id = f.id
      LEFT JOIN push_policies pp ON pp.store_id = u.store_id AND pp.rp = f.rp
-     LEFT JOIN denials dn ON dn.user_id = f.id AND dn.rp = f.rp",
+     LEFT JOIN denials dn ON dn.user_id = f.id AND dn.rp = f.rp
+     LEFT JOIN fraud_locks fi ON fi.store_id = u.store_id AND fi.created_by = f.made_by AND fi.subject = f.initiator
+     LEFT JOIN fraud_locks fu ON fu.store_id = u.store_id AND fu.created_by = f.made_by AND fu.subject = 'user:' || f.id || ':' || f.rp",
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.*, p.idem_key AS used_key, p.idem_hash AS used_hash FROM {each:$1}
@@ -35,12 +40,13 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       fan_out_due, profile, definition, parameters, max_duration, not_before, not_after)
+       fan_out_due, profile, created_by, initiator, definition, parameters, max_duration, not_before, not_after)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
-       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'definition', r.value->>'parameters',
+       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'key', r.value->>'initiator',
+       r.value->>'definition', r.value->>'parameters',
        CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
@@ -76,6 +82,10 @@ pub struct NewProcess {
 pub struct Terms {
     /// The profile asked for, where it is not the policy's.
     pub profile: Option<Profile>,
+    /// The API key that sends it.
+    pub key: Option<KeyId>,
+    /// The hash of what the sender calls the initiator.
+    pub initiator: Option<String>,
 }
 
 /// A validated push, not yet taken.
@@ -132,6 +142,8 @@ pub enum Taken {
     UserInactive(UserStatus),
     /// Too many wrong codes were typed for this user: nothing that wants one is asked until this time.
     CodesBlocked(Millis),
+    /// A fraud report has locked its initiator until this time.
+    InitiatorLocked(Millis),
     /// The profile in force wants what this push does not have.
     Lacks(Lack),
     /// The push policy allows one open prompt, and there is one.
@@ -162,7 +174,8 @@ fn row_of(new: &NewPush, user: &UserId, profile: Profile) -> Value {
         "created_at": new.created_at, "expires_at": new.expires_at, "fan_out_due": new.created_at + unseen(new.lane),
         "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
             "start_url": p.definition.start_url}).to_string()),
-        "profile": profile, "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
+        "profile": profile, "key": new.terms.key, "initiator": new.terms.initiator,
+        "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
         "not_before": process.and_then(|p| p.not_before), "not_after": process.and_then(|p| p.not_after),
     })
 }
@@ -205,6 +218,8 @@ struct Person {
     codes_blocked_until: Option<Millis>,
     approved_at: Option<Millis>,
     denied_at: Option<Millis>,
+    initiator_until: Option<Millis>,
+    locked_until: Option<Millis>,
     rules: Rules,
 }
 
@@ -213,6 +228,11 @@ impl Person {
     fn refusal(&self, push: &NewPush, now: Millis) -> Option<Taken> {
         if self.status != UserStatus::Active {
             return Some(Taken::UserInactive(self.status));
+        }
+        let locked = self.initiator_until.filter(|until| *until > now);
+        let asks = is_prompt(push.content.kind) && push.lane == Lane::Interactive;
+        if let Some(until) = locked.filter(|_| asks) {
+            return Some(Taken::InitiatorLocked(until));
         }
         let blocked = self.codes_blocked_until.filter(|until| *until > now);
         let blocked = blocked.filter(|_| push.match_required);
@@ -239,6 +259,7 @@ impl Person {
             profile: self.profile(push).unwrap_or(self.rules.profile),
             approved_at: self.approved_at,
             denied_at: self.denied_at,
+            locked_until: self.locked_until,
         }
     }
 }
@@ -248,13 +269,17 @@ type People = HashMap<usize, Person>;
 async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
     let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
     for (n, push) in new.iter().enumerate() {
-        let (n, rp) = (n.to_string(), &push.content.relying_party);
+        let initiator = push.terms.initiator.as_deref().map(of_initiator);
+        let mut row = json!({"n": n.to_string(), "store": push.store, "rp": push.content.relying_party, "key": push.terms.key,
+            "initiator": initiator});
         match &push.user {
             UserRef::Id(user) => {
-                by_id.push(json!({"n": n, "store": push.store, "user": user, "rp": rp}));
+                row["user"] = json!(user);
+                by_id.push(row);
             }
             UserRef::External(user) => {
-                by_external.push(json!({"n": n, "store": push.store, "user": user, "rp": rp}));
+                row["user"] = json!(user);
+                by_external.push(row);
             }
         }
     }
@@ -271,6 +296,8 @@ async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
                 codes_blocked_until: row.maybe_int("codes_blocked_until")?,
                 approved_at: row.maybe_int("last_approved_at")?,
                 denied_at: row.maybe_int("denied_at")?,
+                initiator_until: row.maybe_int("initiator_until")?,
+                locked_until: row.maybe_int("locked_until")?,
                 rules: rules_of(row)?,
             };
             Ok((n, person))

@@ -10,10 +10,10 @@ use crate::id::StoreId;
 use serde_json::Value;
 
 static PUT_PUSH: Statement = Statement::new(
-    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts, open_prompts, cooldown, profile)
-     VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10)
+    "INSERT INTO push_policies (store_id, rp, name, apns, fcm, created_at, updated_at, max_prompts, open_prompts, cooldown, profile, fraud_lock)
+     VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9, $10, $11)
      ON CONFLICT (store_id, rp) DO UPDATE SET name = excluded.name, apns = excluded.apns, fcm = excluded.fcm, max_prompts = excluded.max_prompts,
-       open_prompts = excluded.open_prompts, cooldown = excluded.cooldown, profile = excluded.profile,
+       open_prompts = excluded.open_prompts, cooldown = excluded.cooldown, profile = excluded.profile, fraud_lock = excluded.fraud_lock,
        updated_at = CASE WHEN excluded.updated_at > push_policies.updated_at THEN excluded.updated_at ELSE push_policies.updated_at + 1 END
      RETURNING created_at, updated_at",
 );
@@ -122,6 +122,7 @@ pub(super) fn rules_of(row: &Row) -> Result<Rules, Error> {
         max_prompts: row.maybe_int("max_prompts")?.unwrap_or(default.max_prompts),
         open_prompts: maybe_parsed(row, "open_prompts")?.unwrap_or(default.open_prompts),
         cooldown: row.maybe_int("cooldown")?.unwrap_or(default.cooldown),
+        fraud_lock: row.maybe_int("fraud_lock")?.unwrap_or(default.fraud_lock),
         profile: maybe_parsed(row, "profile")?.unwrap_or(default.profile),
     })
 }
@@ -170,12 +171,13 @@ impl Store {
             Arg::Text(sealed.rules.open_prompts.as_str()),
             Arg::Int(sealed.rules.cooldown),
             Arg::Text(sealed.rules.profile.as_str()),
+            Arg::Int(sealed.rules.fraud_lock),
         ];
         let mut tx = self.db.begin().await?;
         let rows = tx.fetch(&PUT_PUSH, &args).await?;
         let facts = serde_json::json!({"relying_party": rp, "apns": sealed.apns.is_some(), "fcm": sealed.fcm.is_some(),
             "max_prompts": sealed.rules.max_prompts,
-            "open_prompts": sealed.rules.open_prompts, "cooldown": sealed.rules.cooldown, "profile": sealed.rules.profile});
+            "open_prompts": sealed.rules.open_prompts, "cooldown": sealed.rules.cooldown, "profile": sealed.rules.profile, "fraud_lock": sealed.rules.fraud_lock});
         self.set(tx, store, Act::PushPolicySet, facts, now).await?;
         let row = rows.first().ok_or(Error::Row("push_policies"))?;
         Ok(PushPolicy {

@@ -6,7 +6,7 @@ use crate::clock::Millis;
 use crate::domain::{
     Content, DeliveryState, Factors, InstanceState, Kind, Profile, PushState, Target,
 };
-use crate::id::{DeliveryId, DeviceId, InstanceId, PushId, StoreId, UserId};
+use crate::id::{DeliveryId, DeviceId, InstanceId, KeyId, PushId, StoreId, UserId};
 use crate::message::Lane;
 
 static ONE: Statement = Statement::new("SELECT * FROM pushes WHERE id = $1");
@@ -57,6 +57,10 @@ pub struct PushRow {
     pub instance: Option<InstanceId>,
     /// How it stands.
     pub instance_state: Option<InstanceState>,
+    /// The API key that sent it.
+    pub created_by: Option<KeyId>,
+    /// The hash of what its sender calls the initiator.
+    pub initiator: Option<String>,
     /// Whose rules it follows.
     pub profile: Profile,
     /// What its approval is worth, where a proof approved it.
@@ -133,6 +137,8 @@ pub(super) fn push_of(row: &Row) -> Result<PushRow, Error> {
         correlation_id: row.maybe_text("correlation_id")?,
         instance: maybe_parsed(row, "instance_id")?,
         instance_state: maybe_parsed(row, "instance_state")?,
+        created_by: maybe_parsed(row, "created_by")?,
+        initiator: row.maybe_text("initiator")?,
         profile: maybe_parsed(row, "profile")?.unwrap_or(Profile::Default),
         factors: maybe_parsed(row, "factors")?,
         consumed_at: row.maybe_int("consumed_at")?,

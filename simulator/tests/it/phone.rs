@@ -124,7 +124,7 @@ async fn a_prompt_signed_by_another_key_or_as_something_else_is_refused() {
             .unwrap();
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
     };
-    let other = ServerSecret::new(&ServerSecret::generate()).unwrap();
+    let other = Box::new(ServerSecret::new(&ServerSecret::generate()).unwrap());
     let forged = move |prompt: &mut Value| {
         prompt["signature"] = other
             .signer()

@@ -52,6 +52,11 @@ pub(crate) struct PushRequest {
     /// Whose rules this push follows, where it is to be more than the push policy demands.
     #[serde(default)]
     profile: Option<ProfileWord>,
+    /// Who at the other end makes you ask: a session, an account, an address, in any form of yours. It is shown to nobody and kept as a keyed hash. When the user reports
+    /// fraud, it is locked for your API key. Name what is one attacker's and not shared by others, if you can.
+    #[serde(default)]
+    #[schema(min_length = 1, max_length = 200)]
+    initiator: Option<String>,
     /// From where the question comes; shown and signed.
     #[serde(default)]
     context: Option<ContextView>,
@@ -310,6 +315,10 @@ pub(crate) async fn create(
         created_at: now,
         terms: Terms {
             profile: request.profile.map(Into::into),
+            key: Some(caller.key().clone()),
+            initiator: request
+                .initiator
+                .map(|text| app.secret.initiator_hash(&store, &text)),
         },
         id,
         store,
@@ -360,6 +369,11 @@ fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
         Taken::Replayed(row) => Ok(replay(app, &row, push.expires_at - push.created_at)),
         Taken::KeyReused => Err(Code::IdempotencyReused.into()),
         Taken::NoUser => Err(Code::NotFound.into()),
+        Taken::InitiatorLocked(until) => {
+            metrics::counter!("countersign_suppressed_total", "reason" => "initiator_locked")
+                .increment(1);
+            Err(Problem::new(Code::InitiatorLocked).with("until", rfc3339(until)))
+        }
         Taken::Lacks(lack) => Err(lacking(lack)),
         Taken::PromptOpen => Err(Code::PromptOpen.into()),
         Taken::CodesBlocked(until) => {
