@@ -17,14 +17,15 @@ static GUARD: Statement = Statement::new(
     "UPDATE batches SET touched_at = $3 WHERE id = $1 AND upload = $2 AND received_at IS NULL AND state IN ('receiving', 'paused')
      RETURNING id",
 );
+// SQLite keeps the order of a CROSS JOIN: else it goes through all users, or pushes, of the store.
 static USERS: Statement = Statement::new(
-    "SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$2} JOIN users u ON u.store_id = $1 AND u.id = r.value->>'user'
+    "SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$2} CROSS JOIN users u WHERE u.store_id = $1 AND u.id = r.value->>'user'
      UNION ALL
-     SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$3} JOIN users u ON u.store_id = $1 AND u.external_id = r.value->>'user'",
+     SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$3} CROSS JOIN users u WHERE u.store_id = $1 AND u.external_id = r.value->>'user'",
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.id, p.idem_key, p.idem_hash, p.batch_id, p.line FROM {texts:$2}
-     JOIN pushes p ON p.store_id = $1 AND p.idem_key = r.value",
+     CROSS JOIN pushes p WHERE p.store_id = $1 AND p.idem_key = r.value",
 );
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
