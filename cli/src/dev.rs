@@ -158,6 +158,13 @@ async fn seed(
         phone.enrolled(device.id, tenant.clone(), server_key, "");
         phones.push(phone.save());
     }
+    // Nobody has to be told of the phones that were there from the beginning.
+    for phone in phones.iter().filter_map(|saved| saved.identity.as_ref()) {
+        for notice in store.notices(&phone.device).await.map_err(database)? {
+            let seen = store.notice_seen(&phone.device, &notice.id).await;
+            seen.map_err(database)?;
+        }
+    }
     let seed = Seed {
         store: tenant,
         key: key.text,

@@ -92,6 +92,25 @@ async fn a_newcomer_asks_answers_on_the_phone_and_finds_it_again_after_a_restart
     let status = send.ended().await;
     assert_eq!(status.code(), Some(0), "{}", send.said());
     assert!(send.said().contains("\"approved\""), "{}", send.said());
+    // A new phone, by the code that the command prints and the page takes.
+    let enrol = ["--json", "device", "enrol", "ada"];
+    let mut enrol = Process::start(&enrol, &environment(&folder), folder.join("enrol.log"));
+    let rest = enrol.says("{").await;
+    let made: Value = serde_json::from_str(&format!("{{{rest}")).unwrap();
+    let link = made["link"]
+        .as_str()
+        .unwrap()
+        .replace('%', "%25")
+        .replace('&', "%26");
+    let address = &dev.context.url.replace("http://localhost", "127.0.0.1");
+    let form = format!("link={link}&provider=apns");
+    assert_eq!(browse(address, "POST", "/phone/enrol", &form).await, 303);
+    assert_eq!(enrol.ended().await.code(), Some(0), "{}", enrol.said());
+    assert!(
+        enrol.said().contains("\"state\":\"used\""),
+        "{}",
+        enrol.said()
+    );
     let key = dev.context.key.clone();
     dev.stop().await;
     let dev = Dev::start(&folder).await;

@@ -139,11 +139,12 @@ impl Board {
     }
 
     async fn fetch(&self, phone: &Phone) -> Result<(), Error> {
-        let waiting = phone.pending().await?;
+        let (waiting, notices) = (phone.pending().await?, phone.notices().await?);
         let name = phone.name();
         let (vanished, opened) = self.with(name, |screen| {
             let (changed, vanished) = screen.take(waiting);
-            (changed, (vanished, screen.opened()))
+            let told = screen.told(notices);
+            (changed || told, (vanished, screen.opened()))
         });
         for push in vanished {
             let state = match phone.fetch(&push).await {

@@ -2,6 +2,7 @@
 
 mod answer;
 mod board;
+mod kin;
 mod screen;
 mod view;
 
@@ -17,6 +18,7 @@ use axum::routing::{get, post};
 use axum::{Router, extract::rejection::FormRejection};
 use board::Board;
 use futures_util::stream;
+use kin::{Enrol, Notified};
 use serde::Deserialize;
 use simulator::{Fleet, Rang};
 use std::time::Duration;
@@ -49,6 +51,9 @@ pub fn phone_router(fleet: Fleet, stop: CancellationToken) -> Router {
         .route("/phone/events", get(events))
         .route("/phone/{name}/answer", post(answer))
         .route("/phone/{name}/airplane", post(airplane))
+        .route("/phone/{name}/invite", post(invite))
+        .route("/phone/{name}/notice", post(notice))
+        .route("/phone/enrol", post(enrol))
         .route("/phone/app.js", get(async || SCRIPT))
         .route("/phone/app.css", get(async || STYLE))
         .route("/phone/icon.svg", get(async || ICON))
@@ -164,4 +169,39 @@ async fn airplane(
         phones.board.look_again().await;
     }
     Redirect::to("/phone").into_response()
+}
+
+async fn invite(State(phones): State<Phones>, Path(name): Path<String>) -> Response {
+    let Some(phone) = phones.board.phone(&name) else {
+        return refused(StatusCode::NOT_FOUND, "no such phone");
+    };
+    kin::invite(&phones.board, &phone).await;
+    Redirect::to("/phone").into_response()
+}
+
+async fn enrol(State(phones): State<Phones>, form: Result<Form<Enrol>, FormRejection>) -> Response {
+    match form {
+        Ok(Form(enrol)) if enrol.run(&phones.board).await => {
+            phones.board.look_again().await;
+            Redirect::to("/phone").into_response()
+        }
+        Ok(_) | Err(_) => refused(StatusCode::BAD_REQUEST, "this link lets no phone in"),
+    }
+}
+
+async fn notice(
+    State(phones): State<Phones>,
+    Path(name): Path<String>,
+    form: Result<Form<Notified>, FormRejection>,
+) -> Response {
+    let Some(phone) = phones.board.phone(&name) else {
+        return refused(StatusCode::NOT_FOUND, "no such phone");
+    };
+    match form {
+        Ok(Form(notified)) if notified.run(&phones.board, &phone).await => {
+            phones.board.look_again().await;
+            Redirect::to("/phone").into_response()
+        }
+        Ok(_) | Err(_) => refused(StatusCode::BAD_REQUEST, "no such answer"),
+    }
 }

@@ -104,6 +104,10 @@ pub(super) struct Screen {
     pub(super) link: Link,
     pub(super) cards: Vec<Card>,
     past: VecDeque<Past>,
+    /// A link for another phone, while it is shown.
+    pub(super) invite: Option<String>,
+    /// What happened to the person's other phones.
+    pub(super) notices: Vec<simulator::phone::Notice>,
     /// Grows when something visible changes.
     pub(super) version: u64,
 }
@@ -217,6 +221,13 @@ impl Card {
 }
 
 impl Screen {
+    /// Takes what it is told now. Says whether that is news.
+    pub(super) fn told(&mut self, notices: Vec<simulator::phone::Notice>) -> bool {
+        let news = self.notices != notices;
+        self.notices = notices;
+        news
+    }
+
     /// The ended prompts to show, newest first.
     pub(super) fn past(&self) -> impl Iterator<Item = &Past> {
         self.past.iter().take(PAST)

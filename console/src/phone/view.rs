@@ -4,10 +4,12 @@ use super::board::Board;
 use super::screen::{Card, Ending, Link, Notice, Past, Screen};
 use crate::html::Shell;
 use crate::words;
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
+use qrcode::{EcLevel, QrCode, render::svg};
 use shared::clock::{Clock as _, Millis, SystemClock};
-use shared::domain::{Kind, Provider};
+use shared::domain::{Kind, NoticeWord, Provider};
 use simulator::Phone;
+use simulator::phone::Notice as Told;
 use std::fmt::Write as _;
 
 /// How many waiting prompts have room on a phone.
@@ -39,6 +41,11 @@ pub(super) fn page(board: &Board) -> Markup {
     shell.page(&html! {
         h1.quiet { "Phones" }
         (screens(board))
+        form.paste method="post" action="/phone/enrol" {
+            label for="link" { "Add a phone with a link, as its camera would" }
+            input id="link" name="link" type="text" required autocomplete="off" spellcheck="false" placeholder="countersign://enrol?…";
+            (kinds("paste"))
+        }
         noscript { p.hint { a href="/phone" { "Look again" } " to see what has come in since." } }
     })
 }
@@ -133,11 +140,16 @@ fn one(at: usize, phone: &Phone, screen: &Screen, now: Millis) -> Markup {
                     }
                     @if over > 0 { p.more { "and " (over) " more" } }
                 }
+                @for notice in screen.notices.iter().take(CARDS).filter(|_| !screen.airplane) { (told(at, &path, notice)) }
+                @if let Some(link) = &screen.invite { (invitation(at, link)) }
                 @if screen.past().next().is_some() {
                     ul.past aria-label="Before" {
                         @for one in screen.past() { (ended(one)) }
                     }
                 }
+            }
+            form.switches method="post" action={ (path) "/invite" } {
+                button.switch id={ "invite-" (at) } { @if screen.invite.is_some() { "Hide the code" } @else { "Add a phone" } }
             }
             form.switches method="post" action={ (path) "/airplane" } {
                 input type="hidden" name="on" value=(!screen.airplane);
@@ -145,6 +157,69 @@ fn one(at: usize, phone: &Phone, screen: &Screen, now: Millis) -> Markup {
                     span.track aria-hidden="true" {}
                     "Airplane mode"
                     span.state aria-hidden="true" { @if screen.airplane { "on" } @else { "off" } }
+                }
+            }
+        }
+    }
+}
+
+/// The two buttons that let a new phone in.
+fn kinds(at: &str) -> Markup {
+    html! {
+        div.choices {
+            button.choice id={ "apns-" (at) } name="provider" value="apns" { "A new iPhone" }
+            button.choice id={ "fcm-" (at) } name="provider" value="fcm" { "A new Android phone" }
+        }
+    }
+}
+
+/// A link for another phone, to be scanned or clicked. It lets one in, whoever is first.
+fn invitation(at: usize, link: &str) -> Markup {
+    let id = format!("invitation-{at}");
+    html! {
+        div.card id=(id) role="group" aria-labelledby={ (id) "-title" } {
+            h3 id={ (id) "-title" } { "Scan it with the new phone" }
+            @if let Some(drawing) = drawn(link) {
+                div.qr role="img" aria-label="QR code of the link below" { (PreEscaped(drawing)) }
+            }
+            form.answer method="post" action="/phone/enrol" {
+                label for={ (id) "-link" } { "or use the link; it works once, for ten minutes" }
+                input id={ (id) "-link" } name="link" type="text" readonly value=(link);
+                (kinds(&id))
+            }
+        }
+    }
+}
+
+/// The QR code of a text as SVG; `None` where it is too long for one.
+fn drawn(text: &str) -> Option<String> {
+    let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
+    let mut drawing = code.render::<svg::Color<'_>>();
+    drawing.min_dimensions(200, 200);
+    let drawing = drawing.build();
+    // Inside of a page there is no place for the declaration before it.
+    drawing.find("<svg").map(|at| drawing[at..].to_owned())
+}
+
+fn told(at: usize, path: &str, notice: &Told) -> Markup {
+    let what = match notice.what {
+        NoticeWord::Added => "was added to your account",
+        NoticeWord::Blocked => "was blocked",
+        NoticeWord::Unblocked => "was unblocked",
+        NoticeWord::Revoked => "was removed",
+        NoticeWord::AddressChanged => "gets its wake-ups at a new address",
+    };
+    let id = format!("notice-{at}-{}", notice.id);
+    html! {
+        div.card id=(id) role="group" aria-labelledby={ (id) "-title" } {
+            h3 id={ (id) "-title" } { (notice.name) " " (what) }
+            form.answer method="post" action={ (path) "/notice" } {
+                input type="hidden" name="notice" value=(notice.id);
+                div.choices {
+                    button.choice id={ (id) "-seen" } name="act" value="seen" { "OK" }
+                    @if notice.what != NoticeWord::Revoked {
+                        button.choice.fraud id={ (id) "-remove" } name="act" value="remove" { "This wasn't me: remove it" }
+                    }
                 }
             }
         }

@@ -242,6 +242,12 @@ impl Bed {
             phone.enrolled(id, self.tenant.clone(), server_key, &self.url);
             self.fleet.add(&phone, Behaviour::Manual);
         }
+        // Nobody has to be told of the phones that were there from the beginning.
+        for phone in self.fleet.phones() {
+            for notice in phone.notices().await.unwrap() {
+                phone.notice_seen(&notice.id).await.unwrap();
+            }
+        }
     }
 
     /// A caller's request that must succeed.

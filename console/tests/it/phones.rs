@@ -420,3 +420,67 @@ async fn pages_allow_nothing_from_elsewhere() {
     }
     bed.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_lets_another_in_by_a_qr_code_and_takes_it_away_again() {
+    let bed = Bed::start().await;
+    let invite = format!("{IPHONE_PATH}/invite");
+    let page = async || bed.get("/phone/screens").await.body;
+    assert!(!page().await.contains("<svg"));
+    assert_eq!(bed.post(&invite, "").await.status, StatusCode::SEE_OTHER);
+    let shown = page().await;
+    let screen = phone(&shown, IPHONE).to_owned();
+    assert!(
+        screen.contains("<svg") && !screen.contains("<?xml"),
+        "{screen}"
+    );
+    let link = screen.split("value=\"countersign:").nth(1).unwrap();
+    let link = link.split('"').next().unwrap().replace("&amp;", "&");
+    // Percent-encoded once more, as a form does.
+    let bytes = format!("countersign:{link}").into_bytes();
+    let bytes: Vec<_> = bytes.iter().map(|b| format!("%{b:02X}")).collect();
+    let form = bytes.concat();
+    let bad = bed
+        .post("/phone/enrol", "link=https://evil.example&provider=fcm")
+        .await;
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST);
+    let form = format!("link={form}&provider=fcm");
+    assert_eq!(
+        bed.post("/phone/enrol", &form).await.status,
+        StatusCode::SEE_OTHER
+    );
+    let spent = bed.post("/phone/enrol", &form).await;
+    assert_eq!(spent.status, StatusCode::BAD_REQUEST, "it works once");
+    let added = |page: &str| phone(page, IPHONE).contains("Phone 3 was added to your account");
+    let shown = bed.shows("/phone/screens", added).await;
+    assert!(
+        !phone(&shown, IPHONE).contains("<svg"),
+        "the link is spent and gone"
+    );
+    let asked = bed.ask(json!({})).await;
+    bed.shows("/phone/screens", |page| {
+        phone(page, "Phone 3</h2>").contains(&asked.id.to_string())
+    })
+    .await;
+    // One phone has seen it, the other one takes the new phone away.
+    let notice = |page: &str, name: &str| {
+        let rest = phone(page, name)
+            .split("name=\"notice\" value=\"")
+            .nth(1)
+            .unwrap()
+            .to_owned();
+        rest.split('"').next().unwrap().to_owned()
+    };
+    let shown = page().await;
+    let seen = format!("notice={}&act=seen", notice(&shown, IPHONE));
+    bed.post(&format!("{IPHONE_PATH}/notice"), &seen).await;
+    assert!(!phone(&page().await, IPHONE).contains("Phone 3 was added"));
+    let remove = format!("notice={}&act=remove", notice(&shown, PIXEL));
+    bed.post(&format!("{PIXEL_PATH}/notice"), &remove).await;
+    let gone = |page: &str| {
+        phone(page, "Phone 3</h2>").contains("Not registered")
+            && phone(page, IPHONE).contains("Phone 3 was removed")
+    };
+    bed.shows("/phone/screens", gone).await;
+    bed.end().await;
+}

@@ -10,6 +10,7 @@ use shared::crypto::ServerKey;
 use shared::domain::Provider;
 use shared::id::{DeviceId, StoreId};
 use shared::secret::Secret;
+use std::fmt::Write as _;
 
 const ENROLMENTS: &str = "/v1/enrolments";
 const CODES: &str = "/v1/device/enrolment-codes";
@@ -62,6 +63,25 @@ impl std::str::FromStr for Link {
             code: Secret::new(part("code")?),
             kid: part("kid")?,
         })
+    }
+}
+
+impl std::fmt::Display for Link {
+    /// The text of the QR code. It holds the code: it is shown, and never logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut url = String::with_capacity(self.url.len());
+        for byte in self.url.bytes() {
+            if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+                url.push(char::from(byte));
+            } else {
+                write!(url, "%{byte:02X}")?;
+            }
+        }
+        let (store, code, kid) = (&self.store, self.code.expose(), &self.kid);
+        write!(
+            f,
+            "countersign://enrol?url={url}&store={store}&code={code}&kid={kid}"
+        )
     }
 }
 
@@ -144,6 +164,10 @@ mod tests {
     use serde_json::json;
     use shared::id::StoreId;
 
+    fn link_of(text: &str) -> Link {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_link_reads_back_and_a_foreign_one_is_none() {
         let store = StoreId::fresh(1);
@@ -156,6 +180,10 @@ mod tests {
             ("http://h:1", "abc")
         );
         assert_eq!((link.store, link.kid.as_str()), (store.clone(), "k"));
+        assert_eq!(
+            link_of(&text).to_string().parse::<Link>().unwrap(),
+            link_of(&text)
+        );
         for bad in [
             "",
             "https://evil.example",
