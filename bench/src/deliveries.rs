@@ -6,12 +6,13 @@ use crate::machine::{Costs, Usage, load, mean, ours};
 use crate::options::{Footing, LaneWord, Options};
 use crate::report::{Line, Report, median, say};
 use crate::seed::Seed;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use cli::roles::{Ground, Role};
 use serde_json::json;
 use shared::clock::{Clock as _, SystemClock};
+use shared::message::Lane;
 use shared::store::db::Statement;
-use shared::store::{Store, Taken};
+use shared::store::{Begun, NewBatch, Store, Taken};
 use simulator::Gateway;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ use tokio::task::JoinSet;
 
 /// How many pushes one transaction takes.
 const CHUNK: usize = 200;
+/// How many lines of an upload one transaction takes, as in the API.
+const PART: usize = 400;
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -46,21 +49,39 @@ async fn count(store: &Store, statement: &Statement) -> Result<i64> {
     Ok(rows.first().map_or(Ok(0), |row| row.int("n"))?)
 }
 
-async fn take(
-    store: &Store,
-    seed: &Arc<Seed>,
-    from: usize,
-    to: usize,
-    lane: LaneWord,
-) -> Result<()> {
+async fn take(store: &Store, seed: &Arc<Seed>, from: usize, to: usize) -> Result<()> {
     for begin in (from..to).step_by(CHUNK) {
         let pushes: Vec<_> = (begin..to.min(begin + CHUNK))
-            .map(|n| seed.push(n, lane.lane()))
+            .map(|n| seed.push(n, Lane::Interactive))
             .collect();
         let taken = store.take(&pushes, SystemClock.now()).await?;
         let new = taken.iter().all(|one| matches!(one, Taken::New(_)));
         ensure!(new, "a push was not taken: {taken:?}");
     }
+    Ok(())
+}
+
+/// As a batch, the way that an upload goes.
+async fn upload(store: &Store, seed: &Arc<Seed>, from: usize, to: usize) -> Result<()> {
+    let new = NewBatch {
+        store: seed.tenant.clone(),
+        name: "bench".to_owned(),
+        idempotency: None,
+        atomic: false,
+        max_per_second: None,
+    };
+    let Begun::Open(upload) = store.begin_upload(&new, SystemClock.now()).await? else {
+        bail!("a new batch is not open");
+    };
+    for begin in (from..to).step_by(PART) {
+        let end = to.min(begin + PART);
+        let rows: Vec<_> = (begin..end).map(|n| seed.row(n, n - from + 1)).collect();
+        let lines = ((begin - from + 1) as i64, (end - from) as i64);
+        let took = store.take_rows(&upload, &rows, &[], lines, |_| None, SystemClock.now());
+        let new = took.await?.map(|took| took.new);
+        ensure!(new == Some(rows.len()), "lines were not taken: {new:?}");
+    }
+    store.end_upload(&upload, SystemClock.now()).await?;
     Ok(())
 }
 
@@ -84,8 +105,13 @@ async fn run(
     let mut taking = JoinSet::new();
     for from in (0..pushes).step_by(share) {
         let (store, seed) = (store.clone(), Arc::clone(seed));
-        taking
-            .spawn(async move { take(&store, &seed, from, pushes.min(from + share), lane).await });
+        let to = pushes.min(from + share);
+        taking.spawn(async move {
+            match lane {
+                LaneWord::Interactive => take(&store, &seed, from, to).await,
+                LaneWord::Bulk => upload(&store, &seed, from, to).await,
+            }
+        });
     }
     let taken = async {
         while let Some(ended) = taking.join_next().await {

@@ -84,16 +84,6 @@ pub(crate) enum LaneWord {
     Bulk,
 }
 
-impl LaneWord {
-    /// As the store knows it.
-    pub(crate) fn lane(self) -> shared::message::Lane {
-        match self {
-            Self::Interactive => shared::message::Lane::Interactive,
-            Self::Bulk => shared::message::Lane::Bulk,
-        }
-    }
-}
-
 impl Options {
     /// The footings asked for.
     pub(crate) fn footings(&self) -> Vec<Footing> {

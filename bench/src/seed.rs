@@ -10,7 +10,7 @@ use shared::id::{PushId, StoreId, UserId};
 use shared::message::Lane;
 use shared::secret::Secret;
 use shared::store::{
-    Address, Handover, NewDevice, NewPush, PushPolicy, SealedPolicy, Store, Terms, UserRef,
+    Address, Handover, NewDevice, NewPush, NewRow, PushPolicy, SealedPolicy, Store, Terms, UserRef,
 };
 use simulator::Gateway;
 use simulator::phone::Phone;
@@ -131,6 +131,27 @@ pub(crate) async fn plant(
 }
 
 impl Seed {
+    /// The `n`th push as line `line` of a batch.
+    pub(crate) fn row(&self, n: usize, line: usize) -> NewRow {
+        let push = self.push(n, Lane::Bulk);
+        let mut content = push.content;
+        content.kind = Kind::Generic;
+        NewRow {
+            line: i64::try_from(line).unwrap_or(i64::MAX),
+            key: None,
+            hash: "bench".to_owned(),
+            id: push.id,
+            user: push.user,
+            content_hash: content_hash(&content),
+            content,
+            target: push.target,
+            nonce: push.nonce,
+            lifetime: push.expires_at - push.created_at,
+            correlation_id: None,
+            bytes: 200,
+        }
+    }
+
     /// The `n`th push: every second one `confirm`, the others `generic`.
     pub(crate) fn push(&self, n: usize, lane: Lane) -> NewPush {
         let now = SystemClock.now();

@@ -2,7 +2,7 @@
 
 use crate::clock::Millis;
 use crate::domain::InstanceState;
-use crate::id::{DeliveryId, EventId, InstanceId, MessageId, PushId, StoreId};
+use crate::id::{ChunkId, DeliveryId, EventId, InstanceId, MessageId, PushId, StoreId};
 use serde::{Deserialize, Serialize};
 
 /// The queue class a job belongs to. Interactive jobs never wait behind bulk ones.
@@ -161,6 +161,9 @@ pub struct Job {
     /// Deliveries to try again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retries: Vec<RetryOf>,
+    /// The chunk of a batch that the pushes are, when it was just released.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<ChunkId>,
 }
 
 /// One delivery to try again.
@@ -258,6 +261,7 @@ mod tests {
             store: StoreId::fresh(1),
             pushes: vec![PushId::fresh(1)],
             retries: vec![],
+            chunk: None,
         }
     }
 

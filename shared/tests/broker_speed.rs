@@ -23,6 +23,7 @@ fn batch() -> Vec<Message> {
         store: StoreId::fresh(1),
         pushes: vec![PushId::fresh(1)],
         retries: vec![],
+        chunk: None,
     };
     (0..BATCH)
         .map(|_| job().into_message(Route::Jobs(Lane::Interactive), 1))

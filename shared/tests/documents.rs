@@ -372,6 +372,7 @@ fn message_of(value: &Value) -> Message {
         store: StoreId::fresh(1),
         pushes: vec![PushId::fresh(1)],
         retries: vec![],
+        chunk: None,
     };
     Message {
         content_type: content_type.to_owned(),

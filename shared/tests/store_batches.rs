@@ -137,6 +137,7 @@ impl Bed {
         let wanted = Wanted {
             pushes: pushes.to_vec(),
             retries: vec![],
+            ..Wanted::default()
         };
         self.store.claim(&wanted, now, 30_000).await.unwrap();
     }

@@ -21,6 +21,7 @@ fn messages(count: usize) -> Vec<Message> {
                 store: StoreId::fresh(1),
                 pushes: vec![PushId::fresh(1)],
                 retries: vec![],
+                chunk: None,
             };
             job.into_message(Route::Jobs(Lane::Interactive), 1)
         })

@@ -166,6 +166,7 @@ impl Bed {
         let wanted = Wanted {
             pushes: vec![push.clone()],
             retries: vec![],
+            ..Wanted::default()
         };
         self.store.claim(&wanted, now, LEASE).await.unwrap().claimed
     }
@@ -367,6 +368,7 @@ async fn a_retry_waits_is_claimed_by_its_attempt_and_recovered_when_its_message_
         let wanted = Wanted {
             pushes: vec![],
             retries: job.retries,
+            ..Wanted::default()
         };
         let early = bed.store.claim(&wanted, NOW + 1_000, LEASE).await.unwrap();
         assert!(early.claimed.is_empty(), "{}: not due", bed.name);
@@ -419,6 +421,7 @@ async fn a_retry_waits_is_claimed_by_its_attempt_and_recovered_when_its_message_
         let wanted = Wanted {
             pushes: vec![],
             retries: again.retries,
+            ..Wanted::default()
         };
         let last = bed
             .store

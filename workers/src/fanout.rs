@@ -14,12 +14,12 @@ use crate::push::{Call, Provider, PushResult};
 use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
 use shared::clock::{Millis, SharedClock};
 use shared::crash;
-use shared::id::MessageId;
+use shared::id::{ChunkId, MessageId};
 use shared::message::{Job, Lane, Message, Route};
-use shared::store::{Claimed, DeliveryResult, Error as StoreError, Recorded, Store, Wanted};
+use shared::store::{Chunk, Claimed, DeliveryResult, Error as StoreError, Recorded, Store, Wanted};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,10 @@ pub struct FanOut {
 struct Open {
     delivery: Delivery,
     left: AtomicUsize,
+    /// The chunk that it carries, whose row knows of nothing but the whole.
+    chunk: Option<ChunkId>,
+    /// Was a delivery of it left without a result?
+    missed: AtomicBool,
 }
 
 /// What came of one claimed delivery; nothing when it was left to its lease.
@@ -191,20 +195,7 @@ impl FanOut {
         outcomes: &mpsc::Sender<Outcome>,
         stop: &CancellationToken,
     ) {
-        let mut wanted = Wanted::default();
-        let mut owners: HashMap<String, usize> = HashMap::new();
-        let mut jobs = Vec::with_capacity(group.len());
-        for (n, (job, delivery)) in group.into_iter().enumerate() {
-            for push in &job.pushes {
-                owners.entry(push.to_string()).or_insert(n);
-            }
-            for retry in &job.retries {
-                owners.entry(retry.delivery.to_string()).or_insert(n);
-            }
-            wanted.pushes.extend(job.pushes);
-            wanted.retries.extend(job.retries);
-            jobs.push(delivery);
-        }
+        let (wanted, owners, jobs) = gathered(group);
         // Claimed is only what can be called soon.
         let Ok(room) = places.acquire().await else {
             return;
@@ -214,14 +205,14 @@ impl FanOut {
         let claimed = match self.claim(&wanted, stop).await {
             Some(Ok(claimed)) => claimed,
             Some(Err(reason)) if jobs.len() == 1 => {
-                for job in &jobs {
+                for (job, _) in &jobs {
                     self.park(job, &reason).await;
                 }
                 return;
             }
             // One of them cannot be read: each by itself.
             Some(Err(_)) => {
-                for delivery in jobs {
+                for (delivery, _) in jobs {
                     let decoded = delivery.message.as_ref().ok().map(Job::decode);
                     if let Some(Ok(job)) = decoded {
                         let alone = vec![(job, delivery)];
@@ -244,14 +235,19 @@ impl FanOut {
             }
         }
         let mut open: Vec<Option<Arc<Open>>> = Vec::with_capacity(jobs.len());
-        for (delivery, left) in jobs.into_iter().zip(left) {
+        for ((delivery, chunk), left) in jobs.into_iter().zip(left) {
             if left == 0 {
                 // Nothing here is ours to do: ended, held by another worker, or not due.
                 delivery.ack().await;
                 open.push(None);
             } else {
                 let left = AtomicUsize::new(left);
-                open.push(Some(Arc::new(Open { delivery, left })));
+                open.push(Some(Arc::new(Open {
+                    delivery,
+                    left,
+                    chunk,
+                    missed: AtomicBool::new(false),
+                })));
             }
         }
         for one in claimed {
@@ -306,6 +302,41 @@ impl FanOut {
             }
         }
     }
+}
+
+/// What several jobs ask for, which of them asked for what, and the jobs.
+#[expect(
+    clippy::type_complexity,
+    reason = "it is taken apart at once, in one place"
+)]
+fn gathered(
+    group: Vec<(Job, Delivery)>,
+) -> (
+    Wanted,
+    HashMap<String, usize>,
+    Vec<(Delivery, Option<ChunkId>)>,
+) {
+    let mut wanted = Wanted::default();
+    let mut owners: HashMap<String, usize> = HashMap::new();
+    let mut jobs = Vec::with_capacity(group.len());
+    for (n, (job, delivery)) in group.into_iter().enumerate() {
+        for push in &job.pushes {
+            owners.entry(push.to_string()).or_insert(n);
+        }
+        for retry in &job.retries {
+            owners.entry(retry.delivery.to_string()).or_insert(n);
+        }
+        wanted.retries.extend(job.retries);
+        match job.chunk.clone() {
+            Some(id) => wanted.chunks.push(Chunk {
+                id,
+                pushes: job.pushes,
+            }),
+            None => wanted.pushes.extend(job.pushes),
+        }
+        jobs.push((delivery, job.chunk));
+    }
+    (wanted, owners, jobs)
 }
 
 /// Calls the provider once and decides what follows.
@@ -423,19 +454,39 @@ async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Ou
     let acks = TaskTracker::new();
     let mut batch = Vec::with_capacity(RECORD);
     while results.recv_many(&mut batch, RECORD).await > 0 {
-        let (recorded, jobs): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        let recorded: Vec<_> = recorded.into_iter().flatten().collect();
+        let outcomes: Vec<Outcome> = std::mem::take(&mut batch);
+        let mut recorded = Vec::with_capacity(outcomes.len());
+        let mut jobs = Vec::with_capacity(outcomes.len());
+        for (one, job) in outcomes {
+            match one {
+                Some(one) => recorded.push(one),
+                None => job.missed.store(true, Ordering::Release),
+            }
+            jobs.push(job);
+        }
         if !write(&store, &clock, &recorded).await {
             // One of them cannot be written: it is left to its lease, the others are not.
             for one in &recorded {
                 write(&store, &clock, std::slice::from_ref(one)).await;
             }
+            for job in &jobs {
+                job.missed.store(true, Ordering::Release);
+            }
         }
         crash::point("W4");
+        jobs.retain(|job| job.left.fetch_sub(1, Ordering::AcqRel) == 1);
+        let whole = jobs
+            .iter()
+            .filter(|job| !job.missed.load(Ordering::Acquire));
+        let sent: Vec<_> = whole.filter_map(|job| job.chunk.clone()).collect();
+        if !sent.is_empty()
+            && let Err(error) = store.chunks_sent(&sent).await
+        {
+            // The look at chunks that are due finds nothing to do.
+            tracing::warn!(error = &error as &dyn std::error::Error, "chunks stay due");
+        }
         for job in jobs {
-            if job.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                acks.spawn(async move { job.delivery.ack().await });
-            }
+            acks.spawn(async move { job.delivery.ack().await });
         }
     }
     acks.close();

@@ -94,6 +94,7 @@ fn message(route: Route) -> Message {
         store: StoreId::fresh(1),
         pushes: vec![PushId::fresh(1)],
         retries: vec![],
+        chunk: None,
     }
     .into_message(route, 1)
 }

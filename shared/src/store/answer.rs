@@ -29,7 +29,8 @@ static OPEN: Statement = Statement::new(
     "SELECT p.*, u.preferred_device, d.state AS delivery_state FROM pushes p JOIN users u ON u.id = p.user_id
      LEFT JOIN deliveries d ON d.push_id = p.id AND d.device_id = $5
      WHERE p.user_id = $1 AND p.rp = $2 AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 AND p.state IN ('accepted', 'pending')
-       AND (p.state = 'accepted' AND p.batch_id IS NULL OR d.id IS NOT NULL) AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
+       AND (p.state = 'accepted' AND p.batch_id IS NULL OR p.state = 'pending' AND p.batch_id IS NOT NULL OR d.id IS NOT NULL)
+       AND (d.id IS NULL OR d.state <> 'answered') ORDER BY p.id DESC LIMIT $4",
 );
 static FOR_DEVICE: Statement = Statement::new(
     "SELECT p.*, u.preferred_device FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.id = $1 AND p.user_id = $2 AND p.rp = $3
@@ -179,7 +180,7 @@ impl Store {
             let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
             let chosen = push.target.chosen(&active, preferred.as_ref());
             let state: Option<DeliveryState> = maybe_parsed(row, "delivery_state")?;
-            // Once it was fanned out, the deliveries say who is asked.
+            // Once it was fanned out, the deliveries say who is asked; those of a chunk are written after the call.
             let asked = state.is_some() || chosen.iter().any(|one| one.device == device.id);
             if asked {
                 let seen = state == Some(DeliveryState::Fetched);
@@ -204,7 +205,9 @@ impl Store {
         let preferred: Option<DeviceId> = maybe_parsed(row, "preferred_device")?;
         let active = self.siblings(device).await?;
         let chosen = found.target.chosen(&active, preferred.as_ref());
-        if found.state == PushState::Accepted && chosen.iter().any(|one| one.device == device.id) {
+        let unwritten = found.state == PushState::Accepted
+            || (found.state == PushState::Pending && found.lane == Lane::Bulk);
+        if unwritten && chosen.iter().any(|one| one.device == device.id) {
             return Ok(Some(Prompt {
                 push: found,
                 seen: false,

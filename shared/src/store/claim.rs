@@ -7,6 +7,7 @@
 //! written only while it is still the last one. A job that comes twice claims nothing the second time; a job whose worker died is
 //! found by the sweep once the lease has run out.
 
+use super::bulk::{self, Chunk};
 use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
@@ -86,6 +87,8 @@ static SKIP: Statement = Statement::new(
 pub struct Wanted {
     /// Pushes to fan out.
     pub pushes: Vec<PushId>,
+    /// Chunks to fan out that were just released.
+    pub chunks: Vec<Chunk>,
     /// Deliveries to try again.
     pub retries: Vec<RetryOf>,
 }
@@ -123,6 +126,8 @@ pub struct Claimed {
     pub expires_at: Millis,
     /// W3C trace context.
     pub traceparent: Option<String>,
+    /// Its row is written with the result (`bulk.rs`).
+    pub unwritten: bool,
 }
 
 /// What was claimed.
@@ -172,21 +177,22 @@ fn claimed_of(
         policy_version: row.maybe_int("policy_version")?.unwrap_or(0),
         expires_at: row.int("expires_at")?,
         traceparent: row.maybe_text("traceparent")?,
+        unwritten: false,
     })
 }
 
 /// What is to be done for the pushes of one claim.
 #[derive(Default)]
-struct Plan {
-    send: Vec<Claimed>,
+pub(super) struct Plan {
+    pub(super) send: Vec<Claimed>,
     /// The rows of all deliveries.
-    all: Vec<Value>,
+    pub(super) all: Vec<Value>,
     /// Pushes whose user has no device.
-    nobody: Vec<PushId>,
+    pub(super) nobody: Vec<PushId>,
     /// Pushes whose user may not be asked any more.
-    blocked: Vec<PushId>,
+    pub(super) blocked: Vec<PushId>,
     /// Pushes whose preferred device cannot be woken.
-    escalated: Vec<PushId>,
+    pub(super) escalated: Vec<PushId>,
 }
 
 /// The deliveries of one push: those to send, and the rows of all.
@@ -273,6 +279,7 @@ pub(super) fn retry_jobs(
                         store: store.clone(),
                         pushes: vec![],
                         retries: part.to_vec(),
+                        chunk: None,
                     };
                     job.into_message(route.clone(), now)
                 })
@@ -290,6 +297,10 @@ impl Store {
         let mut claimed = Vec::new();
         if !wanted.pushes.is_empty() {
             claimed = fan_out(&mut tx, &wanted.pushes, now, lease, &mut messages).await?;
+        }
+        if !wanted.chunks.is_empty() {
+            let chunks = bulk::fan_out(&mut tx, &wanted.chunks, now, lease, &mut messages).await?;
+            claimed.extend(chunks);
         }
         if !wanted.retries.is_empty() {
             claimed.extend(retry(&mut tx, &wanted.retries, now, lease, &mut messages).await?);
@@ -318,8 +329,25 @@ async fn fan_out(
     let ids = to_json(&ids);
     tx.fetch(&LOCK, &[Arg::Text(&ids)]).await?;
     let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
+    let planned = planned(tx, &open).await?;
+    for (pushes, reason) in [
+        (&planned.nobody, "no_devices"),
+        (&planned.blocked, "user_blocked"),
+    ] {
+        if !pushes.is_empty() {
+            messages.extend(ending::fail(tx, pushes, reason, now).await?);
+        }
+    }
+    widen(tx, &planned.escalated).await?;
+    let won = write(tx, &planned.all, now, lease).await?;
+    keep_won(planned.send, &won)
+}
+
+/// What is to be done for the pushes that these rows name.
+pub(super) async fn planned(tx: &mut Tx, open: &[Row]) -> Result<Plan, Error> {
+    let mut planned = Plan::default();
     if open.is_empty() {
-        return Ok(Vec::new());
+        return Ok(planned);
     }
     let open: Vec<String> = open
         .iter()
@@ -330,30 +358,38 @@ async fn fan_out(
     for row in &rows {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
-    let mut planned = Plan::default();
     for rows in by_push.values() {
         plan(rows, &mut planned)?;
     }
-    for (pushes, reason) in [
-        (&planned.nobody, "no_devices"),
-        (&planned.blocked, "user_blocked"),
-    ] {
-        if !pushes.is_empty() {
-            messages.extend(ending::fail(tx, pushes, reason, now).await?);
-        }
+    Ok(planned)
+}
+
+/// Asks all devices of these pushes.
+pub(super) async fn widen(tx: &mut Tx, pushes: &[PushId]) -> Result<(), Error> {
+    if pushes.is_empty() {
+        return Ok(());
     }
-    if !planned.escalated.is_empty() {
-        let all = to_json(&Target::All);
-        let args = [Arg::Text(&to_json(&planned.escalated)), Arg::Text(&all)];
-        tx.fetch(&ESCALATED, &args).await?;
+    let all = to_json(&Target::All);
+    let args = [Arg::Text(&to_json(&pushes)), Arg::Text(&all)];
+    tx.fetch(&ESCALATED, &args).await.map(|_| ())
+}
+
+/// Writes deliveries as they are before a call. Gives those that are won by it.
+pub(super) async fn write(
+    tx: &mut Tx,
+    deliveries: &[Value],
+    now: Millis,
+    lease: Millis,
+) -> Result<Vec<Row>, Error> {
+    if deliveries.is_empty() {
+        return Ok(Vec::new());
     }
     let args = [
-        Arg::Text(&to_json(&planned.all)),
+        Arg::Text(&to_json(&deliveries)),
         Arg::Int(now),
         Arg::Int(now + lease),
     ];
-    let won = tx.fetch(&CLAIM, &args).await?;
-    keep_won(planned.send, &won)
+    tx.fetch(&CLAIM, &args).await
 }
 
 /// Of `send` those that this transaction has won, with their attempt.

@@ -144,7 +144,7 @@ pub(super) fn device_done(push: &PushRow, end: &DeviceEnd) -> DeviceDone {
     }
 }
 
-fn end_of_deliveries(push: PushState) -> DeliveryState {
+pub(super) fn end_of_deliveries(push: PushState) -> DeliveryState {
     match push {
         PushState::Expired | PushState::Completed => DeliveryState::Expired,
         PushState::Approved

@@ -204,6 +204,7 @@ pub(super) fn jobs<'a>(
                 store: store.clone(),
                 pushes: part.to_vec(),
                 retries: vec![],
+                chunk: None,
             };
             job.into_message(Route::Jobs(lane), now)
         }));

@@ -4,6 +4,7 @@
 mod answer;
 mod audit;
 mod batches;
+mod bulk;
 mod claim;
 mod consume;
 pub mod db;
@@ -33,6 +34,7 @@ pub use batches::{
     BatchRow, Begun, Counts, InFlight, LineResult, NewBatch, NewRow, Refusal, Releasable, Released,
     RowCheck, Took, Upload, Waiting,
 };
+pub use bulk::Chunk;
 pub use claim::{Claim, Claimed, Wanted};
 pub use consume::{Action, Consumed, USABLE};
 pub use db::{Db, Error};

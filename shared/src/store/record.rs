@@ -2,7 +2,7 @@
 
 use super::claim::{Claimed, retry_jobs};
 use super::db::{Arg, Error, Statement, Tx};
-use super::{Store, claim, intake, parsed, to_json};
+use super::{Store, bulk, claim, intake, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{DeliveryState, Target};
 use crate::id::{PushId, StoreId};
@@ -65,7 +65,7 @@ pub struct Recorded {
     pub called: bool,
 }
 
-fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
+pub(super) fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
     let (state, reason, due_at, provider_id) = match &one.result {
         Result::Sent { provider_id } => (DeliveryState::Sent, "", now, provider_id.as_deref()),
         Result::Retry { after, reason } => {
@@ -109,6 +109,24 @@ pub(super) async fn escalate(
     ))
 }
 
+/// Writes results of deliveries that were written before the call. Gives those that stand as recorded.
+async fn record_written(
+    tx: &mut Tx,
+    results: &[&Recorded],
+    now: Millis,
+) -> std::result::Result<HashSet<String>, Error> {
+    if results.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let pushes: std::collections::BTreeSet<_> =
+        results.iter().map(|one| &one.claimed.push).collect();
+    claim::lock(tx, &pushes.into_iter().collect::<Vec<_>>()).await?;
+    let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
+    let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
+    let won = tx.fetch(&RECORD, &args).await?;
+    won.iter().map(|row| row.text("id")).collect()
+}
+
 impl Store {
     /// Records results. One whose delivery has moved on (answered, withdrawn, taken over) changes nothing.
     pub async fn record(
@@ -117,17 +135,11 @@ impl Store {
         now: Millis,
     ) -> std::result::Result<(), Error> {
         let mut tx = self.db.begin().await?;
-        let pushes: std::collections::BTreeSet<_> =
-            results.iter().map(|one| &one.claimed.push).collect();
-        claim::lock(&mut tx, &pushes.into_iter().collect::<Vec<_>>()).await?;
-        let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
-        let won = tx
-            .fetch(&RECORD, &[Arg::Text(&to_json(&rows)), Arg::Int(now)])
-            .await?;
-        let won: HashSet<String> = won
-            .iter()
-            .map(|row| row.text("id"))
-            .collect::<std::result::Result<_, _>>()?;
+        let mut messages = Vec::new();
+        let (unwritten, written): (Vec<_>, Vec<_>) =
+            results.iter().partition(|one| one.claimed.unwritten);
+        let mut won = bulk::record(&mut tx, &unwritten, now, &mut messages).await?;
+        won.extend(record_written(&mut tx, &written, now).await?);
         let (mut retries, mut gone, mut failed) = (Vec::new(), Vec::new(), HashSet::new());
         for one in results {
             let claimed = &one.claimed;
@@ -156,7 +168,7 @@ impl Store {
                 }
             }
         }
-        let mut messages = retry_jobs(retries.into_iter(), now);
+        messages.extend(retry_jobs(retries.into_iter(), now));
         messages.extend(escalate(&mut tx, &failed, now).await?);
         if !gone.is_empty() {
             tx.fetch(&DROP_ADDRESS, &[Arg::Text(&to_json(&gone)), Arg::Int(now)])

@@ -202,6 +202,7 @@ pub(crate) fn message(route: Route) -> Message {
         store: StoreId::fresh(1),
         pushes: vec![PushId::fresh(1)],
         retries: vec![],
+        chunk: None,
     }
     .into_message(route, 1)
 }

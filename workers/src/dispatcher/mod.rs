@@ -168,6 +168,13 @@ impl Dispatcher {
         if lost > 0 {
             tracing::info!(lost, "jobs of batches were lost and are sent again");
         }
+        let unsent = self.store.resend_unsent(now, crate::fanout::LEASE).await?;
+        if unsent > 0 {
+            tracing::info!(
+                unsent,
+                "pushes that a worker took and did not send are sent again"
+            );
+        }
         self.store.end_batches(now).await?;
         for (queue, name) in [
             (Queue::JobsInteractive, "jobs.interactive"),

@@ -109,6 +109,7 @@ fn job_of(row: &Row, now: Millis) -> Result<Message, Error> {
         store,
         pushes,
         retries: vec![],
+        chunk: Some(parsed(row, "id")?),
     };
     Ok(job.into_message(Route::Jobs(Lane::Bulk), now))
 }

@@ -1,0 +1,261 @@
+//! Pushes of a released chunk: one write for each delivery instead of two.
+//!
+//! An interactive delivery is written as `sending` before its call and again with the result. Of a chunk, the state `pending` of the push and the
+//! chunk's own row are the claim, and a delivery is written once, with its result:
+//!
+//! ```text
+//! claim: push accepted -> pending, chunk due at the end of the lease -> call -> record: delivery inserted, all of the chunk: no longer due
+//! ```
+//!
+//! A second job of the same chunk finds no `accepted` push and claims nothing. What a dead worker had claimed and not recorded is found when the
+//! chunk is due: an ordinary job then writes those deliveries as `sending`, and whoever wrote first keeps them, since a late result of the first
+//! worker changes no delivery that has an attempt.
+
+use super::claim::{self, Claimed, Plan};
+use super::db::{Arg, Error, Statement, Tx};
+use super::ending::end_of_deliveries;
+use super::record::{Recorded, row_of};
+use super::{Store, ending, json, parsed, to_json};
+use crate::clock::Millis;
+use crate::domain::{DeliveryState, PushState};
+use crate::event::{DeviceDone, DeviceEnd, Events};
+use crate::id::{ChunkId, PushId, StoreId};
+use crate::message::{Job, Lane, Message, Route, VERSION};
+use std::collections::{HashMap, HashSet};
+
+/// What a worker may need beyond its lease to write down what it has.
+const GRACE: Millis = 20_000;
+/// How many chunks one look takes in.
+const CHUNKS: i64 = 100;
+
+static TAKE_CHUNKS: Statement =
+    Statement::new("UPDATE backlog SET sent_due = $2 WHERE id IN (SELECT r.value FROM {texts:$1})");
+static BEGIN: Statement = Statement::new(
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
+       expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
+       AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state || '' = 'accepted' RETURNING id",
+);
+static LOCK: Statement = Statement::new(
+    "SELECT id, state FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
+);
+// A phone may have fetched or answered before: such a row has no attempt yet, and learns only of the call.
+static WRITE: Statement = Statement::new(
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
+     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
+       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
+     ON CONFLICT (id) DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0
+     RETURNING id, state",
+);
+static WRITE_ENDED: Statement = Statement::new(
+    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
+     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
+       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
+     ON CONFLICT DO NOTHING RETURNING id",
+);
+static SENT: Statement = Statement::new(
+    "UPDATE backlog SET sent_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
+);
+static ANY_UNSENT: Statement =
+    Statement::new("SELECT 1 AS one FROM backlog WHERE sent_due <= $1 LIMIT 1");
+static UNSENT: Statement = Statement::new(
+    "UPDATE backlog SET sent_due = $2 WHERE id IN
+       (SELECT k.id FROM backlog k WHERE k.sent_due <= $1 ORDER BY k.sent_due LIMIT $3 {skip_locked})
+     RETURNING id, store_id, pushes",
+);
+static WITHOUT_DELIVERY: Statement = Statement::new(
+    "SELECT p.id FROM {texts:$1} JOIN pushes p ON p.id = r.value WHERE p.state = 'pending' AND COALESCE(p.ended_at, 0) = 0
+       AND p.expires_at + 0 > $2 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = p.id AND d.attempt > 0)",
+);
+
+/// A chunk that a job carries, and its pushes.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Which.
+    pub id: ChunkId,
+    /// Its pushes.
+    pub pushes: Vec<PushId>,
+}
+
+/// Claims the pushes of released chunks that no worker has had.
+pub(super) async fn fan_out(
+    tx: &mut Tx,
+    chunks: &[Chunk],
+    now: Millis,
+    lease: Millis,
+    messages: &mut Vec<Message>,
+) -> Result<Vec<Claimed>, Error> {
+    let ids: Vec<_> = chunks.iter().map(|chunk| &chunk.id).collect();
+    let args = [Arg::Text(&to_json(&ids)), Arg::Int(now + lease + GRACE)];
+    tx.fetch(&TAKE_CHUNKS, &args).await?;
+    let mut pushes: Vec<&PushId> = chunks.iter().flat_map(|chunk| &chunk.pushes).collect();
+    pushes.sort();
+    pushes.dedup();
+    claim::lock(tx, &pushes).await?;
+    let args = [Arg::Text(&to_json(&pushes)), Arg::Int(now)];
+    let open = tx.fetch(&BEGIN, &args).await?;
+    let Plan {
+        mut send,
+        mut all,
+        nobody,
+        blocked,
+        escalated,
+    } = claim::planned(tx, &open).await?;
+    for (pushes, reason) in [(nobody, "no_devices"), (blocked, "user_blocked")] {
+        if !pushes.is_empty() {
+            messages.extend(ending::fail(tx, &pushes, reason, now).await?);
+        }
+    }
+    claim::widen(tx, &escalated).await?;
+    all.retain(|row| row["state"] == DeliveryState::Skipped.as_str());
+    claim::write(tx, &all, now, lease).await?;
+    for one in &mut send {
+        one.unwritten = true;
+    }
+    Ok(send)
+}
+
+/// Writes the results of claims without a row. Gives those deliveries that stand as recorded.
+pub(super) async fn record(
+    tx: &mut Tx,
+    results: &[&Recorded],
+    now: Millis,
+    messages: &mut Vec<Message>,
+) -> Result<HashSet<String>, Error> {
+    if results.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut pushes: Vec<_> = results.iter().map(|one| &one.claimed.push).collect();
+    pushes.sort();
+    pushes.dedup();
+    let mut states: HashMap<PushId, PushState> = HashMap::new();
+    for row in tx.fetch(&LOCK, &[Arg::Text(&to_json(&pushes))]).await? {
+        states.insert(parsed(&row, "id")?, parsed(&row, "state")?);
+    }
+    let (mut open, mut late) = (Vec::new(), Vec::new());
+    for one in results {
+        let Some(state) = states.get(&one.claimed.push) else {
+            continue;
+        };
+        let mut row = row_of(one, now);
+        row["push"] = one.claimed.push.as_str().into();
+        row["device"] = one.claimed.device.as_str().into();
+        if state.is_terminal() {
+            row["state"] = end_of_deliveries(*state).as_str().into();
+            late.push((*one, *state, row));
+        } else {
+            open.push(row);
+        }
+    }
+    let mut stand = HashSet::new();
+    if !open.is_empty() {
+        let wanted: HashMap<_, _> = open
+            .iter()
+            .filter_map(|row| Some((row["id"].as_str()?, row["state"].as_str()?)))
+            .collect();
+        let args = [Arg::Text(&to_json(&open)), Arg::Int(now)];
+        for row in tx.fetch(&WRITE, &args).await? {
+            let id = row.text("id")?;
+            if wanted.get(id.as_str()) == Some(&row.text("state")?.as_str()) {
+                stand.insert(id);
+            }
+        }
+    }
+    if !late.is_empty() {
+        messages.extend(tell_late(tx, &late, now).await?);
+    }
+    Ok(stand)
+}
+
+/// The push ended while the provider was called: the delivery is written as it ends, with the event that it has not had.
+async fn tell_late(
+    tx: &mut Tx,
+    late: &[(&Recorded, PushState, serde_json::Value)],
+    now: Millis,
+) -> Result<Vec<Message>, Error> {
+    let rows: Vec<_> = late.iter().map(|(_, _, row)| row).collect();
+    let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
+    let written: HashSet<String> = tx
+        .fetch(&WRITE_ENDED, &args)
+        .await?
+        .iter()
+        .map(|row| row.text("id"))
+        .collect::<Result<_, _>>()?;
+    let mut events = Events::default();
+    for (one, state, row) in late {
+        let claimed = &one.claimed;
+        if written.contains(claimed.delivery.as_str()) {
+            let end = DeviceEnd {
+                delivery: claimed.delivery.clone(),
+                device: claimed.device.clone(),
+                state: end_of_deliveries(*state),
+                decision: None,
+                reason: row["reason"].as_str().unwrap_or_default().to_owned(),
+                attempts: i64::from(one.called),
+            };
+            let done = DeviceDone {
+                push: claimed.push.clone(),
+                store: claimed.store.clone(),
+                kind: claimed.kind,
+                end,
+            };
+            events.device_done(&done, now);
+        }
+    }
+    Ok(events.into_messages(now))
+}
+
+impl Store {
+    /// Every delivery of these chunks is recorded.
+    pub async fn chunks_sent(&self, chunks: &[ChunkId]) -> Result<(), Error> {
+        let args = [Arg::Text(&to_json(&chunks))];
+        self.db.write(&SENT, &args).await.map(|_| ())
+    }
+
+    /// Sends what was claimed and never recorded on its way again, as ordinary jobs. Says how many pushes.
+    pub async fn resend_unsent(&self, now: Millis, lease: Millis) -> Result<usize, Error> {
+        if self
+            .db
+            .fetch(&ANY_UNSENT, &[Arg::Int(now)])
+            .await?
+            .is_empty()
+        {
+            return Ok(0);
+        }
+        let mut tx = self.db.begin().await?;
+        let args = [
+            Arg::Int(now),
+            Arg::Int(now + lease + GRACE),
+            Arg::Int(CHUNKS),
+        ];
+        let (mut messages, mut sent, mut count) = (Vec::new(), Vec::new(), 0);
+        for row in tx.fetch(&UNSENT, &args).await? {
+            let pushes: Vec<PushId> = json(&row, "pushes")?;
+            let args = [Arg::Text(&to_json(&pushes)), Arg::Int(now)];
+            let pushes: Vec<PushId> = tx
+                .fetch(&WITHOUT_DELIVERY, &args)
+                .await?
+                .iter()
+                .map(|row| parsed(row, "id"))
+                .collect::<Result<_, _>>()?;
+            if pushes.is_empty() {
+                sent.push(row.text("id")?);
+                continue;
+            }
+            count += pushes.len();
+            let store: StoreId = parsed(&row, "store_id")?;
+            let job = Job {
+                v: VERSION,
+                store,
+                pushes,
+                retries: vec![],
+                chunk: None,
+            };
+            messages.push(job.into_message(Route::Jobs(Lane::Bulk), now));
+        }
+        if !sent.is_empty() {
+            tx.fetch(&SENT, &[Arg::Text(&to_json(&sent))]).await?;
+        }
+        self.commit(tx, messages, now).await?;
+        Ok(count)
+    }
+}
