@@ -912,7 +912,7 @@ async fn a_child_goes_on_and_ends_once_and_not_after_an_hour() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_codes_are_counted_by_user_over_all_pushes_and_the_fifth_ends_them() {
+async fn must_05_wrong_codes_are_counted_by_user_over_all_pushes_and_the_fifth_ends_them() {
     for mut bed in beds("codes").await {
         let first = bed.taken(Kind::Confirm, Target::All).await;
         let second = bed.taken(Kind::Confirm, Target::All).await;

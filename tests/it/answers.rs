@@ -162,7 +162,7 @@ async fn a_cancelled_push_leaves_the_phone_and_takes_no_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proofs_that_do_not_hold_are_refused_alike_and_wrong_codes_are_counted() {
+async fn must_05_34_proofs_that_do_not_hold_are_refused_alike_and_wrong_codes_are_counted() {
     for footing in footings() {
         let world = World::start(footing, "proofs").await;
         let phone = world.phone("apple", Provider::Apns).await;

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         "docs/conformance.md: {} tests; demands without a test: {missing:?}",
         tests.len()
     );
-    if ran && passed && missing.is_empty() {
+    if ran && passed && missing == musts::OPEN {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
