@@ -130,7 +130,8 @@ async fn run(
         Ok(began.elapsed())
     };
     let (taken, accepted) = tokio::try_join!(taken, accepted)?;
-    while count(store, &OPEN).await? > 0 {
+    // Of a batch nothing is written before the result.
+    while count(store, &OPEN).await? > 0 || count(store, &SENT).await? - sent < pushes as i64 {
         ensure!(
             began.elapsed() < PATIENCE,
             "not all deliveries were recorded in time"
