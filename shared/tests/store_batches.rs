@@ -7,15 +7,15 @@
 
 mod databases;
 
-use databases::{Left, close, databases};
+use databases::{Left, close, databases, key};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
 use shared::domain::{BatchState, Content, Kind, PushState, Target, UserStatus};
-use shared::id::{PushId, StoreId};
+use shared::id::{ChunkId, PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::store::{
-    BatchRow, Begun, Committed, Handover, NewBatch, NewRow, Refusal, RowCheck, Store, Took, Upload,
-    UserRef, Wanted,
+    BatchRow, Begun, Chunk, Committed, Handover, NewBatch, NewRow, Refusal, RowCheck, Store, Took,
+    Upload, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -135,8 +135,10 @@ impl Bed {
 
     async fn claim(&self, pushes: &[PushId], now: Millis) {
         let wanted = Wanted {
-            pushes: pushes.to_vec(),
-            retries: vec![],
+            chunks: vec![Chunk {
+                id: ChunkId::fresh(now),
+                pushes: pushes.to_vec(),
+            }],
             ..Wanted::default()
         };
         self.store.claim(&wanted, now, 30_000).await.unwrap();
@@ -354,12 +356,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
             rp: "payroll".to_owned(),
             name: "Phone".to_owned(),
             platform: "ios".to_owned(),
-            key: shared::crypto::DeviceKey {
-                kty: "EC".to_owned(),
-                crv: "P-256".to_owned(),
-                x: shared::crypto::random_text::<32>(),
-                y: Some(shared::crypto::random_text::<32>()),
-            },
+            key: key(),
             address: None,
         };
         let device = bed.store.add_device(&bed.tenant, &user, &device, 5, NOW);

@@ -7,9 +7,9 @@
 
 mod databases;
 
-use databases::{Left, close, databases};
+use databases::{Left, close, databases, key};
 use shared::clock::Millis;
-use shared::crypto::{DeviceKey, content_hash, random_text};
+use shared::crypto::{content_hash, random_text};
 use shared::domain::{Content, Kind, Provider, PushState, Rules, Target};
 use shared::id::{ChunkId, DeliveryId, PushId, StoreId};
 use shared::message::{Job, Message, Route};
@@ -43,12 +43,7 @@ async fn beds(test: &str) -> Vec<(Bed, Chunk)> {
             rp: "payroll".to_owned(),
             name: "Phone".to_owned(),
             platform: "ios".to_owned(),
-            key: DeviceKey {
-                kty: "EC".to_owned(),
-                crv: "P-256".to_owned(),
-                x: random_text::<32>(),
-                y: Some(random_text::<32>()),
-            },
+            key: key(),
             address: Some(Address {
                 provider: Provider::Apns,
                 token: Secret::new("ab12"),

@@ -7,9 +7,9 @@
 
 mod databases;
 
-use databases::{Left, close, databases};
+use databases::{Left, close, databases, key};
 use shared::clock::Millis;
-use shared::crypto::{DeviceKey, random_text};
+use shared::crypto::random_text;
 use shared::domain::{CodeState, DeviceState, NoticeWord, Provider};
 use shared::id::{StoreId, UserId};
 use shared::secret::Secret;
@@ -49,17 +49,11 @@ async fn beds(test: &str) -> Vec<Bed> {
 }
 
 fn device() -> NewDevice {
-    let coordinate = random_text::<32>;
     NewDevice {
         rp: RP.to_owned(),
         name: "phone".to_owned(),
         platform: "ios".to_owned(),
-        key: DeviceKey {
-            kty: "EC".to_owned(),
-            crv: "P-256".to_owned(),
-            x: coordinate(),
-            y: Some(coordinate()),
-        },
+        key: key(),
         address: Some(Address {
             provider: Provider::Apns,
             token: Secret::new(random_text::<16>()),

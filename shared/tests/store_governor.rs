@@ -7,9 +7,9 @@
 
 mod databases;
 
-use databases::{Left, close, databases};
+use databases::{Left, close, databases, key};
 use shared::clock::Millis;
-use shared::crypto::{DeviceKey, content_hash, random_text};
+use shared::crypto::content_hash;
 use shared::domain::{Content, Kind, OpenPrompts, Provider, PushState, Rules, Target};
 use shared::id::{DeviceId, KeyId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
@@ -30,15 +30,6 @@ struct Bed {
     tenant: StoreId,
     user: UserId,
     device: DeviceId,
-}
-
-fn key() -> DeviceKey {
-    DeviceKey {
-        kty: "EC".to_owned(),
-        crv: "P-256".to_owned(),
-        x: random_text::<32>(),
-        y: Some(random_text::<32>()),
-    }
 }
 
 async fn beds(test: &str, rules: Rules) -> Vec<Bed> {

@@ -7,10 +7,10 @@
 
 mod databases;
 
-use databases::{Left, close, databases};
+use databases::{Left, close, databases, key};
 use serde_json::json;
 use shared::clock::Millis;
-use shared::crypto::{DeviceKey, content_hash};
+use shared::crypto::content_hash;
 use shared::domain::{
     Content, DeliveryState, InstanceState, Kind, OpenPrompts, Provider, PushState, Rules, Target,
     UserStatus,
@@ -36,16 +36,6 @@ struct Bed {
     tenant: StoreId,
     user: UserId,
     devices: Vec<DeviceId>,
-}
-
-fn key() -> DeviceKey {
-    let coordinate = || shared::crypto::random_text::<32>();
-    DeviceKey {
-        kty: "EC".to_owned(),
-        crv: "P-256".to_owned(),
-        x: coordinate(),
-        y: Some(coordinate()),
-    }
 }
 
 fn device(token: Option<&str>) -> NewDevice {

@@ -9,13 +9,14 @@
 
 use crate::batch;
 use crate::credentials::Credentials;
+use crate::park::{UNREAD, park};
 use crate::push::retry::{Attempt, Decision, decide};
 use crate::push::{Call, Provider, PushResult};
 use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
 use shared::clock::{Millis, SharedClock};
 use shared::crash;
-use shared::id::{ChunkId, MessageId};
-use shared::message::{Job, Lane, Message, Route};
+use shared::id::ChunkId;
+use shared::message::{Job, Lane};
 use shared::store::{Chunk, Claimed, DeliveryResult, Error as StoreError, Recorded, Store, Wanted};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -165,25 +166,11 @@ impl FanOut {
         tracing::warn!(reason, "a message that is no job is parked");
         metrics::counter!("countersign_messages_parked_total", "lane" => self.lane.as_str())
             .increment(1);
-        let content_type = delivery.message.as_ref().map_or_else(
-            |_| "application/octet-stream".to_owned(),
-            |message| message.content_type.clone(),
-        );
-        let parked = Message {
-            id: MessageId::fresh(self.clock.now()),
-            route: Route::Parking(reason.chars().take(200).collect()),
-            content_type,
-            correlation_id: None,
-            traceparent: None,
-            body: delivery.raw.to_vec(),
-        };
-        match self.broker.publish(&[parked]).await.first() {
-            Some(Ok(())) => {
-                delivery.ack().await;
-            }
-            // It stays unacknowledged and comes again.
-            Some(Err(error)) => tracing::warn!(%error, "a message could not be parked yet"),
-            None => {}
+        let read = delivery.message.as_ref();
+        let content_type = read.map_or(UNREAD, |message| &message.content_type);
+        let now = self.clock.now();
+        if let Err(error) = park(&self.broker, delivery, content_type, reason, now).await {
+            tracing::warn!(%error, "a message could not be parked yet");
         }
     }
 

@@ -5,11 +5,11 @@
 //! or too late changes nothing.
 
 use crate::batch;
+use crate::park::{UNREAD, park};
 use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
 use shared::clock::SharedClock;
 use shared::crypto::{ServerSecret, report_mac, same_text};
-use shared::id::MessageId;
-use shared::message::{InstanceReport, Message, Route};
+use shared::message::InstanceReport;
 use shared::store::{Error, Store};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,16 +113,8 @@ impl Instances {
 
     async fn park(&self, delivery: &Delivery, reason: &str) {
         tracing::warn!(reason, "a report of an instance is parked");
-        let parked = Message {
-            id: MessageId::fresh(self.clock.now()),
-            route: Route::Parking(reason.chars().take(200).collect()),
-            content_type: "application/octet-stream".to_owned(),
-            correlation_id: None,
-            traceparent: None,
-            body: delivery.raw.to_vec(),
-        };
-        if matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(()))) {
-            delivery.ack().await;
-        }
+        let now = self.clock.now();
+        // After an error it comes again.
+        park(&self.broker, delivery, UNREAD, reason, now).await.ok();
     }
 }

@@ -8,6 +8,7 @@ pub mod dispatcher;
 pub mod fanout;
 pub mod forwarder;
 pub mod instances;
+mod park;
 pub mod push;
 pub mod relay;
 pub mod sweeper;

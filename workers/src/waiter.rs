@@ -4,11 +4,11 @@
 //! is acknowledged. An event that comes twice is in the inbox already. Callers who wait over HTTP are released by [`shared::wait`].
 
 use crate::batch;
+use crate::park::{UNREAD, park};
 use shared::broker::{Delivery, Error as BrokerError, Queue, SharedBroker};
 use shared::clock::SharedClock;
 use shared::event;
-use shared::id::MessageId;
-use shared::message::{Event, Message, Route};
+use shared::message::Event;
 use shared::store::Store;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -81,16 +81,8 @@ impl Waiter {
 
     async fn park(&self, delivery: &Delivery, reason: &str) {
         tracing::warn!(reason, "a message that is no event is parked");
-        let parked = Message {
-            id: MessageId::fresh(self.clock.now()),
-            route: Route::Parking(reason.chars().take(200).collect()),
-            content_type: "application/octet-stream".to_owned(),
-            correlation_id: None,
-            traceparent: None,
-            body: delivery.raw.to_vec(),
-        };
-        if matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(()))) {
-            delivery.ack().await;
-        }
+        let now = self.clock.now();
+        // After an error it comes again.
+        park(&self.broker, delivery, UNREAD, reason, now).await.ok();
     }
 }

@@ -1,5 +1,6 @@
 //! The audit log of a store (`docs/audit.md`).
 
+use super::server_key::ServerKeyView;
 use super::{Query, bad_parameter, page};
 use crate::app::App;
 use crate::auth::Caller;
@@ -14,7 +15,7 @@ use http::{HeaderMap, header};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use shared::audit::Head;
-use shared::crypto::ServerKey;
+
 use shared::id::{PushId, StoreId};
 use shared::store::{Error, HeadRow};
 use utoipa::ToSchema;
@@ -38,27 +39,6 @@ pub(crate) struct HeadView {
     head: String,
     /// The public key that checks it.
     server_key: ServerKeyView,
-}
-
-/// The server's public key, as a JWK (RFC 8037).
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ServerKeyView {
-    kty: String,
-    crv: String,
-    x: String,
-    /// Its fingerprint (RFC 7638).
-    kid: String,
-}
-
-impl From<&ServerKey> for ServerKeyView {
-    fn from(key: &ServerKey) -> Self {
-        Self {
-            kty: key.kty.clone(),
-            crv: key.crv.clone(),
-            x: key.x.clone(),
-            kid: key.kid.clone(),
-        }
-    }
 }
 
 const NDJSON: &str = "application/x-ndjson";

@@ -486,16 +486,6 @@ async fn mark_answered(
     ];
     let rows = tx.fetch(&ANSWERED, &args).await?;
     rows.first()
-        .map(|row| {
-            let row = delivery_of(row)?;
-            Ok(DeviceEnd {
-                delivery: row.id,
-                device: row.device,
-                state: row.state,
-                decision: row.decision,
-                reason: row.reason,
-                attempts: row.attempts,
-            })
-        })
+        .map(|row| delivery_of(row).map(DeviceEnd::from))
         .transpose()
 }

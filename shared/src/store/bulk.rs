@@ -35,23 +35,23 @@ static BEGIN: Statement = Statement::new(
        expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state || '' = 'accepted' RETURNING id",
 );
-static LOCK: Statement = Statement::new(
-    "SELECT id, state FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
-);
+macro_rules! insert_on_conflict {
+    ($on_conflict:literal) => {
+        Statement::new(concat!(
+            "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
+     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
+       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
+     ON CONFLICT ",
+            $on_conflict,
+            " RETURNING id, state"
+        ))
+    };
+}
 // A phone may have fetched or answered before: such a row has no attempt yet, and learns only of the call.
-static WRITE: Statement = Statement::new(
-    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
-     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
-       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
-     ON CONFLICT (id) DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0
-     RETURNING id, state",
+static WRITE: Statement = insert_on_conflict!(
+    "(id) DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0"
 );
-static WRITE_ENDED: Statement = Statement::new(
-    "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
-     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
-       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
-     ON CONFLICT DO NOTHING RETURNING id",
-);
+static WRITE_ENDED: Statement = insert_on_conflict!("DO NOTHING");
 static SENT: Statement = Statement::new(
     "UPDATE backlog SET sent_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
 );
@@ -128,7 +128,7 @@ pub(super) async fn record(
     pushes.sort();
     pushes.dedup();
     let mut states: HashMap<PushId, PushState> = HashMap::new();
-    for row in tx.fetch(&LOCK, &[Arg::Text(&to_json(&pushes))]).await? {
+    for row in claim::lock(tx, &pushes).await? {
         states.insert(parsed(&row, "id")?, parsed(&row, "state")?);
     }
     let (mut open, mut late) = (Vec::new(), Vec::new());

@@ -25,7 +25,7 @@ const EARLY: Millis = 1_000;
 
 // Every transaction that touches deliveries of several pushes takes the pushes first, in one order, so that none waits in a circle.
 static LOCK: Statement = Statement::new(
-    "SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
+    "SELECT id, state FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
 );
 static PUSHES_OF: Statement = Statement::new(
     "SELECT DISTINCT push_id FROM deliveries WHERE id IN (SELECT r.value->>'delivery' FROM {each:$1})",
@@ -34,8 +34,7 @@ static ESCALATED: Statement = Statement::new(
     "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
 );
 static BEGIN: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
-       expires_at = CASE WHEN state = 'accepted' AND lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(
@@ -310,10 +309,10 @@ impl Store {
     }
 }
 
-/// Locks pushes, in the order of their identifiers.
-pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<(), Error> {
+/// Locks pushes, in the order of their identifiers. Gives their identifiers and states.
+pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<Vec<Row>, Error> {
     let ids = to_json(&pushes);
-    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await.map(|_| ())
+    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await
 }
 
 async fn fan_out(

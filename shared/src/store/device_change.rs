@@ -44,14 +44,7 @@ async fn withdraw(
         let Some(push) = of.get(&row.push) else {
             continue;
         };
-        let end = DeviceEnd {
-            delivery: row.id,
-            device: row.device,
-            state: row.state,
-            decision: row.decision,
-            reason: row.reason,
-            attempts: row.attempts,
-        };
+        let end = DeviceEnd::from(row);
         events.device_done(&device_done(push, &end), now);
     }
     Ok(events.into_messages(now))

@@ -75,14 +75,7 @@ pub(super) async fn announce_by(
                 let Some(push) = by_id.get(&row.push) else {
                     continue;
                 };
-                let end = DeviceEnd {
-                    delivery: row.id,
-                    device: row.device,
-                    state: row.state,
-                    decision: row.decision,
-                    reason: row.reason,
-                    attempts: row.attempts,
-                };
+                let end = DeviceEnd::from(row);
                 if all_new || fresh.contains(&end.delivery.as_str()) {
                     events.device_done(&device_done(push, &end), now);
                 }

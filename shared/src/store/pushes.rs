@@ -6,6 +6,7 @@ use crate::clock::Millis;
 use crate::domain::{
     Content, DeliveryState, Factors, InstanceState, Kind, Profile, PushState, Target,
 };
+use crate::event::DeviceEnd;
 use crate::id::{DeliveryId, DeviceId, InstanceId, KeyId, PushId, StoreId, UserId};
 use crate::message::Lane;
 
@@ -102,6 +103,19 @@ pub struct DeliveryRow {
     pub proof_hash: Option<String>,
     /// The last change.
     pub updated_at: Millis,
+}
+
+impl From<DeliveryRow> for DeviceEnd {
+    fn from(row: DeliveryRow) -> Self {
+        Self {
+            delivery: row.id,
+            device: row.device,
+            state: row.state,
+            decision: row.decision,
+            reason: row.reason,
+            attempts: row.attempts,
+        }
+    }
 }
 
 /// Which part of a list.

@@ -1,5 +1,6 @@
 //! A database of its own for each test, on both engines. `scripts/test` provides PostgreSQL.
 
+use shared::crypto::{DeviceKey, random_text};
 use shared::id::MessageId;
 use shared::store::Db;
 
@@ -52,5 +53,16 @@ pub(crate) async fn close(db: Db, left: Left) {
             sqlx::query(drop).execute(&admin).await.unwrap();
             admin.close().await;
         }
+    }
+}
+
+/// A key of the right form that nobody signs with.
+#[allow(dead_code, reason = "each test program uses its part")]
+pub(crate) fn key() -> DeviceKey {
+    DeviceKey {
+        kty: "EC".to_owned(),
+        crv: "P-256".to_owned(),
+        x: random_text::<32>(),
+        y: Some(random_text::<32>()),
     }
 }

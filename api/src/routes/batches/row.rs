@@ -3,6 +3,7 @@
 use super::lines::Line;
 use crate::body::faults_of;
 use crate::problem::Fault;
+use crate::routes::pushes::checks::{correlation_faults, seconds, time_at, user_faults};
 use crate::routes::pushes::create::{UserName, user_of};
 use crate::view::{DetailView, TargetMode, TargetView};
 use serde::Deserialize;
@@ -69,43 +70,20 @@ pub(crate) enum BatchKind {
     Generic,
 }
 
-fn seconds(text: &str) -> Option<Millis> {
-    let digits = text.strip_suffix('s')?;
-    digits
-        .parse::<Millis>()
-        .ok()
-        .map(|s| s.saturating_mul(1000))
-}
-
 /// What the schema cannot say.
 fn more_faults(sent: &Value, faults: &mut Vec<Fault>) {
     let given = |pointer: &str| sent.pointer(pointer).is_some_and(|value| !value.is_null());
-    if sent["user"].is_object() && given("/user/id") == given("/user/external_id") {
-        let detail = "exactly one of id and external_id is needed";
-        faults.push(Fault::new("/user", "invalid", detail));
-    }
+    let mut fault = |pointer: &str, code: &str, detail: &str| {
+        faults.push(Fault::new(pointer, code, detail));
+    };
+    user_faults(sent, &mut fault);
     let mode = sent.pointer("/target/mode").and_then(Value::as_str);
     if mode == Some("devices") || given("/target/devices") || given("/target/escalate_after") {
         let detail = "in a batch only the modes all and preferred, without escalation";
-        faults.push(Fault::new("/target", "not_allowed", detail));
+        fault("/target", "not_allowed", detail);
     }
-    if sent["correlation_id"]
-        .as_str()
-        .is_some_and(|text| text.len() > 255)
-    {
-        // An AMQP short string.
-        faults.push(Fault::new(
-            "/correlation_id",
-            "too_long",
-            "at most 255 bytes",
-        ));
-    }
-    let lifetime = sent["expires_in"].as_str().and_then(seconds);
-    if lifetime.is_some_and(|ms| !EXPIRES_IN_RANGE.contains(&ms)) {
-        let (from, to) = (EXPIRES_IN_RANGE.start(), EXPIRES_IN_RANGE.end());
-        let detail = format!("from {}s to {}s", from / 1000, to / 1000);
-        faults.push(Fault::new("/expires_in", "out_of_range", detail));
-    }
+    correlation_faults(sent, &mut fault);
+    time_at(sent, "/expires_in", EXPIRES_IN, &EXPIRES_IN_RANGE, faults);
 }
 
 /// All faults of a line.

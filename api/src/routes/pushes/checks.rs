@@ -23,7 +23,7 @@ pub(crate) fn seconds(text: &str) -> Option<Millis> {
 }
 
 /// The time that `pointer` holds, or `default`; outside of `range` it is a fault.
-fn time_at(
+pub(in crate::routes) fn time_at(
     sent: &Value,
     pointer: &str,
     default: Millis,
@@ -52,13 +52,7 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
     let mut fault = |pointer: &str, code: &str, detail: &str| {
         faults.push(Fault::new(pointer, code, detail));
     };
-    if sent["user"].is_object() && given("/user/id") == given("/user/external_id") {
-        fault(
-            "/user",
-            "invalid",
-            "exactly one of id and external_id is needed",
-        );
-    }
+    user_faults(sent, &mut fault);
     let mode = text("/target/mode").unwrap_or("all");
     if given("/target/escalate_after") && mode != "preferred" {
         fault(
@@ -113,10 +107,7 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
             fault("/reply_to", "not_allowed", &detail);
         }
     }
-    if text("/correlation_id").is_some_and(|text| text.len() > 255) {
-        // An AMQP short string.
-        fault("/correlation_id", "too_long", "at most 255 bytes");
-    }
+    correlation_faults(sent, &mut fault);
     parameter_faults(sent, &mut fault);
     let expires_in = time_at(sent, "/expires_in", EXPIRES_IN, &EXPIRES_IN_RANGE, faults);
     let escalate = time_at(sent, "/target/escalate_after", 0, &ESCALATE_RANGE, faults);
@@ -128,6 +119,28 @@ pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut
     window_faults(sent, now, now + expires_in, faults);
     let pointer = "/process/max_duration";
     time_at(sent, pointer, MAX_DURATION, &MAX_DURATION_RANGE, faults);
+}
+
+pub(in crate::routes) fn user_faults(sent: &Value, fault: &mut impl FnMut(&str, &str, &str)) {
+    let given = |name: &str| !sent["user"][name].is_null();
+    if sent["user"].is_object() && given("id") == given("external_id") {
+        fault(
+            "/user",
+            "invalid",
+            "exactly one of id and external_id is needed",
+        );
+    }
+}
+
+pub(in crate::routes) fn correlation_faults(
+    sent: &Value,
+    fault: &mut impl FnMut(&str, &str, &str),
+) {
+    let text = sent["correlation_id"].as_str();
+    if text.is_some_and(|text| text.len() > 255) {
+        // An AMQP short string.
+        fault("/correlation_id", "too_long", "at most 255 bytes");
+    }
 }
 
 /// An address that is none would be shown to somebody who decides by it.

@@ -1,7 +1,7 @@
 //! Pushes, as their senders see them.
 
 pub(crate) mod cancel;
-mod checks;
+pub(in crate::routes) mod checks;
 pub(crate) mod consume;
 pub(crate) mod create;
 pub(crate) mod events;
