@@ -74,6 +74,10 @@ codes! {
     WrongState = CONFLICT "wrong_state" "That is not possible in the present state";
     /// The push has ended.
     PushEnded = CONFLICT "push_ended" "The push has already ended";
+    /// The approval has ended.
+    ApprovalEnded = CONFLICT "approval_ended" "The approval has already ended";
+    /// What is to be used is the approval that it is a part of.
+    MemberOfApproval = CONFLICT "member_of_approval" "This push is a part of an approval by several people";
     /// Too late by our clock.
     PushExpired = CONFLICT "push_expired" "The push has expired";
     /// A receipt is for what has ended.

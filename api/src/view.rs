@@ -29,6 +29,9 @@ pub(crate) struct PushView {
     /// The sender's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     correlation_id: Option<String>,
+    /// The approval by several people that it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    approval: Option<String>,
     /// The child process instance, once the link was opened.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
@@ -201,6 +204,7 @@ impl PushView {
             reason: push.reason.clone(),
             device: push.answered_by.as_ref().map(ToString::to_string),
             correlation_id: push.correlation_id.clone(),
+            approval: push.approval.as_ref().map(ToString::to_string),
             instance: push.instance.as_ref().map(ToString::to_string),
             profile: push.profile.to_string(),
             assurance: push.factors.map(|factors| Assurance::from(factors).into()),

@@ -171,6 +171,7 @@ impl Seed {
             }],
             context: None,
             payment: None,
+            approval: None,
             redirect_url: None,
         };
         NewPush {

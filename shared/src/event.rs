@@ -1,9 +1,11 @@
-//! Completion events: exactly one per push, and one per device. CloudEvents 1.0, structured JSON; several of one routing key travel as a batch.
+//! Completion events: exactly one per push, one per device, and one per approval. CloudEvents 1.0, structured JSON; several of one routing key travel as a batch.
 
 use crate::clock::{Millis, rfc3339};
-use crate::domain::{Assurance, DeliveryState, Kind, PushState};
-use crate::id::{DeliveryId, DeviceId, EventId, LockId, MessageId, PushId, StoreId, UserId};
-use crate::message::{EVENT, EVENT_BATCH, Event, Message, Route};
+use crate::domain::{ApprovalState, Assurance, DeliveryState, Kind, PushState};
+use crate::id::{
+    ApprovalId, DeliveryId, DeviceId, EventId, LockId, MessageId, PushId, StoreId, UserId,
+};
+use crate::message::{EVENT, EVENT_BATCH, Event, Message, Route, Subject};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -29,6 +31,9 @@ pub struct PushEnded {
     /// The sender's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    /// The approval that it is a member of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalId>,
     /// What the approval is worth, where a proof approved it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assurance: Option<Assurance>,
@@ -71,6 +76,43 @@ pub struct DeviceDone {
     /// How it ended for the device.
     #[serde(flatten)]
     pub end: DeviceEnd,
+}
+
+/// The data of an approval's completion event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalEnded {
+    /// The approval.
+    pub approval: ApprovalId,
+    /// Its store.
+    pub store: StoreId,
+    /// A terminal state.
+    pub state: ApprovalState,
+    /// Why.
+    pub reason: String,
+    /// How many had to say yes.
+    pub required: i64,
+    /// The sender's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// RFC 3339.
+    pub created_at: String,
+    /// RFC 3339.
+    pub ended_at: String,
+    /// Everybody who was asked.
+    pub members: Vec<MemberEnd>,
+}
+
+/// How it ended for one member of an approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberEnd {
+    /// The push.
+    pub push: PushId,
+    /// Who was asked.
+    pub user: UserId,
+    /// The push's end state.
+    pub state: PushState,
+    /// Why.
+    pub reason: String,
 }
 
 /// The data of a fraud report.
@@ -116,11 +158,14 @@ const FRAUD_REPORTED: &str = "countersign.user.fraud_reported.v1";
 #[derive(Default)]
 pub struct Events(BTreeMap<String, Vec<Event>>);
 
+/// What the types of approvals' events begin with.
+const OF_APPROVAL: &str = "countersign.approval.";
+
 fn event(
     store: &StoreId,
     name: &str,
     id_parts: &[&str],
-    subject: &PushId,
+    subject: Subject,
     now: Millis,
     data: &impl Serialize,
 ) -> Event {
@@ -129,7 +174,7 @@ fn event(
         id: EventId::derived(id_parts),
         source: format!("/v1/stores/{store}"),
         kind: format!("countersign.push.{name}.v1"),
-        subject: subject.clone(),
+        subject,
         time: rfc3339(now),
         datacontenttype: "application/json".to_owned(),
         // Identifiers, words and numbers: this cannot fail to serialise.
@@ -142,28 +187,39 @@ impl Events {
     pub fn push_ended(&mut self, ended: &PushEnded, now: Millis) {
         let name = ended.state.as_str();
         let id = [ended.push.as_str(), "ended"];
-        let event = event(&ended.store, name, &id, &ended.push, now, ended);
-        self.add(&ended.store, ended.kind, name, event);
+        let event = event(&ended.store, name, &id, (&ended.push).into(), now, ended);
+        self.add(&ended.store, ended.kind.as_str(), name, event);
+    }
+
+    /// The approval has ended.
+    pub fn approval_ended(&mut self, ended: &ApprovalEnded, now: Millis) {
+        let name = ended.state.as_str();
+        let id = [ended.approval.as_str(), "ended"];
+        let subject = (&ended.approval).into();
+        let mut event = event(&ended.store, name, &id, subject, now, ended);
+        event.kind = format!("{OF_APPROVAL}{name}.v1");
+        self.add(&ended.store, "approval", name, event);
     }
 
     /// It has ended for one device.
     pub fn device_done(&mut self, done: &DeviceDone, now: Millis) {
         let name = format!("device_{}", done.end.state);
         let id = [done.end.delivery.as_str(), "ended"];
-        let event = event(&done.store, &name, &id, &done.push, now, done);
-        self.add(&done.store, done.kind, &name, event);
+        let event = event(&done.store, &name, &id, (&done.push).into(), now, done);
+        self.add(&done.store, done.kind.as_str(), &name, event);
     }
 
     /// A user has reported fraud.
     pub fn fraud_reported(&mut self, report: &FraudReported, now: Millis) {
         let name = "fraud_reported";
         let id = [report.push.as_str(), name];
-        let mut event = event(&report.store, name, &id, &report.push, now, report);
+        let subject = (&report.push).into();
+        let mut event = event(&report.store, name, &id, subject, now, report);
         FRAUD_REPORTED.clone_into(&mut event.kind);
-        self.add(&report.store, report.kind, name, event);
+        self.add(&report.store, report.kind.as_str(), name, event);
     }
 
-    fn add(&mut self, store: &StoreId, kind: Kind, name: &str, event: Event) {
+    fn add(&mut self, store: &StoreId, kind: &str, name: &str, event: Event) {
         let key = format!("v1.{store}.{kind}.{name}");
         self.0.entry(key).or_default().push(event);
     }
@@ -212,33 +268,65 @@ pub fn decode(message: &Message) -> Result<Vec<Event>, String> {
     Ok(events)
 }
 
+/// What an event tells.
+enum Tells {
+    Push,
+    Device,
+    Approval,
+    Fraud,
+}
+
 impl Event {
-    fn is_of_device(&self) -> bool {
-        self.kind.starts_with("countersign.push.device_")
+    fn tells(&self) -> Option<Tells> {
+        if self.kind == FRAUD_REPORTED {
+            Some(Tells::Fraud)
+        } else if self.kind.starts_with(OF_APPROVAL) {
+            Some(Tells::Approval)
+        } else if self.kind.starts_with("countersign.push.device_") {
+            Some(Tells::Device)
+        } else {
+            let push = self.kind.starts_with("countersign.push.");
+            push.then_some(Tells::Push)
+        }
+    }
+
+    fn data<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_value(self.data.clone())
     }
 
     /// Is it one of ours, with the data that its type says?
     fn check(&self) -> Result<(), String> {
-        let fraud = self.kind == FRAUD_REPORTED;
-        if !fraud && !self.kind.starts_with("countersign.push.") {
-            let shown: String = self.kind.chars().take(80).collect();
-            return Err(format!("type {shown:?} is none of ours"));
-        }
-        let read = if fraud {
-            serde_json::from_value::<FraudReported>(self.data.clone()).map(|_| ())
-        } else if self.is_of_device() {
-            serde_json::from_value::<DeviceDone>(self.data.clone()).map(|_| ())
-        } else {
-            serde_json::from_value::<PushEnded>(self.data.clone()).map(|_| ())
+        let read = match self.tells() {
+            Some(Tells::Push) => self.data::<PushEnded>().map(|_| ()),
+            Some(Tells::Device) => self.data::<DeviceDone>().map(|_| ()),
+            Some(Tells::Approval) => self.data::<ApprovalEnded>().map(|_| ()),
+            Some(Tells::Fraud) => self.data::<FraudReported>().map(|_| ()),
+            None => {
+                let shown: String = self.kind.chars().take(80).collect();
+                return Err(format!("type {shown:?} is none of ours"));
+            }
         };
         read.map_err(|error| format!("not the data of an event: {error}"))
     }
 
     /// The push's end, where this is the event of one.
     pub fn push_ended(&self) -> Option<PushEnded> {
-        if self.is_of_device() || self.kind == FRAUD_REPORTED {
-            return None;
+        match self.tells()? {
+            Tells::Push => self.data().ok(),
+            Tells::Device | Tells::Approval | Tells::Fraud => None,
         }
-        serde_json::from_value(self.data.clone()).ok()
+    }
+
+    /// The approval's end, where this is the event of one.
+    pub fn approval_ended(&self) -> Option<ApprovalEnded> {
+        match self.tells()? {
+            Tells::Approval => self.data().ok(),
+            Tells::Push | Tells::Device | Tells::Fraud => None,
+        }
+    }
+
+    /// Does it tell the end of what somebody may wait for by queue?
+    pub fn is_verdict(&self) -> bool {
+        matches!(self.tells(), Some(Tells::Push | Tells::Approval))
     }
 }

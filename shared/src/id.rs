@@ -115,6 +115,8 @@ ids! {
     DeliveryId = "dlv";
     /// A batch.
     BatchId = "bat";
+    /// An approval by several people.
+    ApprovalId = "apr";
     /// A part of a batch that is sent as one job.
     ChunkId = "chk";
     /// A completion event.

@@ -2,7 +2,7 @@
 
 use crate::clock::Millis;
 use crate::domain::InstanceState;
-use crate::id::{ChunkId, DeliveryId, EventId, InstanceId, MessageId, PushId, StoreId};
+use crate::id::{ApprovalId, ChunkId, DeliveryId, EventId, InstanceId, MessageId, PushId, StoreId};
 use serde::{Deserialize, Serialize};
 
 /// The queue class a job belongs to. Interactive jobs never wait behind bulk ones.
@@ -229,6 +229,44 @@ impl Job {
     }
 }
 
+/// What an event is about, and what somebody waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A push.
+    Push(PushId),
+    /// An approval by several people.
+    Approval(ApprovalId),
+}
+
+impl Subject {
+    /// The identifier as text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Push(id) => id.as_str(),
+            Self::Approval(id) => id.as_str(),
+        }
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl From<&PushId> for Subject {
+    fn from(id: &PushId) -> Self {
+        Self::Push(id.clone())
+    }
+}
+
+impl From<&ApprovalId> for Subject {
+    fn from(id: &ApprovalId) -> Self {
+        Self::Approval(id.clone())
+    }
+}
+
 /// A CloudEvents 1.0 event as we write it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -241,8 +279,8 @@ pub struct Event {
     /// `countersign.push.approved.v1`, `countersign.push.device_answered.v1` and so on.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The push.
-    pub subject: PushId,
+    /// The push or the approval.
+    pub subject: Subject,
     /// RFC 3339, UTC.
     pub time: String,
     /// `application/json`.

@@ -1,12 +1,13 @@
-//! Who waits for the end of a push in this process, and how they are woken: by the status queue, never by polling the database.
+//! Who waits for the end of a push or an approval in this process, and how they are woken: by the status queue, never by polling the database.
 //!
 //! A ticket is taken before the state is read, so an end in between wakes it. The event itself carries nothing to the waiter: it reads
 //! the database once more, which is the truth. A gap in the events (a lost connection) wakes everybody.
 
 use crate::broker::{Error as BrokerError, Queue, SharedBroker};
 use crate::event;
-use crate::id::PushId;
-use crate::store::{Error, PushRow, Store};
+use crate::id::{ApprovalId, PushId};
+use crate::message::Subject;
+use crate::store::{ApprovalRow, Error, PushRow, Store};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// How many events may be unsettled at once: they are settled as fast as they are read.
 const PREFETCH: u16 = 1_000;
 
-type Slots = HashMap<PushId, watch::Sender<u64>>;
+type Slots = HashMap<Subject, watch::Sender<u64>>;
 
 /// The waits of one process. Cheap to clone; ten thousand tickets cost a map entry each.
 #[derive(Clone)]
@@ -35,10 +36,10 @@ impl Default for Waits {
     }
 }
 
-/// A place in the waiting room of one push.
+/// A place in the waiting room of one push or approval.
 pub struct Ticket {
     waits: Waits,
-    push: PushId,
+    subject: Subject,
     news: watch::Receiver<u64>,
     gaps: watch::Receiver<u64>,
 }
@@ -49,28 +50,29 @@ impl Waits {
     }
 
     /// Takes a ticket. Read the state only after this.
-    pub fn ticket(&self, push: &PushId) -> Ticket {
+    pub fn ticket(&self, subject: impl Into<Subject>) -> Ticket {
+        let subject = subject.into();
         let gaps = self.gaps.subscribe();
         let news = self
             .slots()
-            .entry(push.clone())
+            .entry(subject.clone())
             .or_insert_with(|| watch::Sender::new(0))
             .subscribe();
         Ticket {
             waits: self.clone(),
-            push: push.clone(),
+            subject,
             news,
             gaps,
         }
     }
 
-    /// How many pushes are waited for.
+    /// How many pushes and approvals are waited for.
     pub fn waiting(&self) -> usize {
         self.slots().len()
     }
 
-    fn tell(&self, push: &PushId) {
-        if let Some(slot) = self.slots().get(push) {
+    fn tell(&self, subject: &Subject) {
+        if let Some(slot) = self.slots().get(subject) {
             slot.send_modify(|version| *version += 1);
         }
     }
@@ -117,16 +119,44 @@ impl Waits {
         patience: Duration,
         stop: &CancellationToken,
     ) -> Result<Option<PushRow>, Error> {
-        let mut ticket = self.ticket(push);
+        let look = || store.push(push);
+        let ended = |row: &PushRow| row.ended_at.is_some();
+        self.until(push.into(), look, ended, patience, stop).await
+    }
+
+    /// The same for an approval.
+    pub async fn approval_ended(
+        &self,
+        store: &Store,
+        approval: &ApprovalId,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<ApprovalRow>, Error> {
+        let look = || store.approval(approval);
+        let ended = |row: &ApprovalRow| row.ended_at.is_some();
+        self.until(approval.into(), look, ended, patience, stop)
+            .await
+    }
+
+    /// Looks again with every news of `subject` until it is gone or has ended.
+    async fn until<T, F: Future<Output = Result<Option<T>, Error>>>(
+        &self,
+        subject: Subject,
+        look: impl Fn() -> F,
+        ended: impl Fn(&T) -> bool,
+        patience: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Option<T>, Error> {
+        let mut ticket = self.ticket(subject);
         let give_up = Instant::now() + patience;
         loop {
-            let row = store.push(push).await?;
-            if row.as_ref().is_none_or(|row| row.ended_at.is_some()) {
+            let row = look().await?;
+            if row.as_ref().is_none_or(&ended) {
                 return Ok(row);
             }
             tokio::select! {
                 () = ticket.news() => {}
-                () = tokio::time::sleep_until(give_up) => return store.push(push).await,
+                () = tokio::time::sleep_until(give_up) => return look().await,
                 () = stop.cancelled() => return Ok(row),
             }
         }
@@ -134,7 +164,7 @@ impl Waits {
 }
 
 impl Ticket {
-    /// Something has happened to the push, or may have.
+    /// Something has happened to it, or may have.
     pub async fn news(&mut self) {
         // Both senders live at least as long as this ticket.
         tokio::select! {
@@ -149,10 +179,10 @@ impl Drop for Ticket {
         let mut slots = self.waits.slots();
         // This ticket's own receiver is still counted.
         if slots
-            .get(&self.push)
+            .get(&self.subject)
             .is_some_and(|slot| slot.receiver_count() <= 1)
         {
-            slots.remove(&self.push);
+            slots.remove(&self.subject);
         }
     }
 }
@@ -168,14 +198,14 @@ mod tests {
         let waits = Waits::default();
         let push = PushId::fresh(1);
         let (mut one, mut two) = (waits.ticket(&push), waits.ticket(&push));
-        waits.tell(&push);
+        waits.tell(&(&push).into());
         one.news().await;
         two.news().await;
         waits.tell_all();
         one.news().await;
         drop(one);
         assert_eq!(waits.waiting(), 1);
-        waits.tell(&PushId::fresh(2));
+        waits.tell(&(&PushId::fresh(2)).into());
         let quiet = tokio::time::timeout(Duration::from_millis(1), async {
             two.news().await;
             two.news().await;

@@ -6,11 +6,13 @@ use serde_json::{Value, json};
 use shared::audit::Act;
 use shared::broker::rabbit::topology::{Names, Topology};
 use shared::domain::{
-    AddressState, BatchState, DeliveryState, DeviceState, Factors, InstanceState, Kind, PushState,
-    UserStatus,
+    AddressState, ApprovalState, BatchState, DeliveryState, DeviceState, Factors, InstanceState,
+    Kind, PushState, UserStatus,
 };
-use shared::event::{DeviceDone, DeviceEnd, Events, FraudReported, PushEnded, decode};
-use shared::id::{DeliveryId, DeviceId, PushId, StoreId};
+use shared::event::{
+    ApprovalEnded, DeviceDone, DeviceEnd, Events, FraudReported, MemberEnd, PushEnded, decode,
+};
+use shared::id::{ApprovalId, DeliveryId, DeviceId, PushId, StoreId, UserId};
 use shared::message::{
     EVENT, EVENT_BATCH, Event, INSTANCE_REPORT, InstanceReport, JOB, Job, Lane, Message, Route,
 };
@@ -88,6 +90,7 @@ fn compare<T: Copy + Display>(heading: &str, all: &[T], may: impl Fn(T, T) -> bo
 #[test]
 fn the_written_state_machines_are_those_of_the_domain() {
     compare("## Push", PushState::ALL, PushState::may_become);
+    compare("## Approval", ApprovalState::ALL, ApprovalState::may_become);
     compare("## Batch", BatchState::ALL, BatchState::may_become);
     compare("## Delivery", DeliveryState::ALL, DeliveryState::may_become);
     compare("## Device", DeviceState::ALL, DeviceState::may_become);
@@ -238,6 +241,7 @@ fn examples() -> Vec<(String, &'static str, Value)> {
         let schema = match name.split(['-', '.']).next().unwrap() {
             "push" => "push-ended.v1",
             "device" => "device-done.v1",
+            "approval" => "approval-ended.v1",
             "user" => "fraud-reported.v1",
             "job" => "job.v1",
             "instance" => "instance-report.v1",
@@ -291,6 +295,7 @@ fn every_schema_is_one_and_every_example_fits_its_own() {
     for name in [
         "push-ended.v1",
         "device-done.v1",
+        "approval-ended.v1",
         "fraud-reported.v1",
         "job.v1",
         "instance-report.v1",
@@ -409,6 +414,9 @@ fn every_example_is_read_and_written_back_the_same() {
         for event in events {
             let data = match event.push_ended() {
                 Some(ended) => serde_json::to_value(ended).unwrap(),
+                None if schema == "approval-ended.v1" => {
+                    serde_json::to_value(event.approval_ended()).unwrap()
+                }
                 None if schema == "fraud-reported.v1" => {
                     serde_json::to_value(fraud_reported_of(&event)).unwrap()
                 }
@@ -438,6 +446,12 @@ fn all_kinds() -> BTreeSet<String> {
     pushes
         .map(|state| format!("countersign.push.{state}.v1"))
         .chain(devices.map(|state| format!("countersign.push.device_{state}.v1")))
+        .chain(
+            ApprovalState::ALL
+                .iter()
+                .filter(|state| state.is_terminal())
+                .map(|state| format!("countersign.approval.{state}.v1")),
+        )
         .chain(["countersign.user.fraud_reported.v1".to_owned()])
         .collect()
 }
@@ -454,6 +468,9 @@ fn the_code_makes_the_examples() {
         let mut events = Events::default();
         match event.push_ended() {
             Some(ended) => events.push_ended(&ended, now),
+            None if schema == "approval-ended.v1" => {
+                events.approval_ended(&event.approval_ended().unwrap(), now);
+            }
             None if schema == "fraud-reported.v1" => {
                 events.fraud_reported(&fraud_reported_of(&event), now);
             }
@@ -464,12 +481,13 @@ fn the_code_makes_the_examples() {
         assert_eq!(made, value, "{name}");
         let name = event.kind.split('.').nth(2).unwrap();
         let data = &event.data;
-        let (store, kind) = (
-            data["store"].as_str().unwrap(),
-            data["kind"].as_str().unwrap(),
-        );
+        let store = data["store"].as_str().unwrap();
+        let kind = data["kind"].as_str().unwrap_or("approval");
         let key = format!("v1.{store}.{kind}.{name}");
         assert_eq!(messages[0].route, Route::Status(key));
+        if schema == "approval-ended.v1" {
+            continue;
+        }
         let (push, device) = (data["push"].as_str().unwrap(), data.get("delivery"));
         if let Some(delivery) = device {
             let of = DeliveryId::derived(&[push, data["device"].as_str().unwrap()]);
@@ -511,6 +529,7 @@ fn whatever_the_code_makes_fits_the_schemas() {
                     reason: "policy".to_owned(),
                     device: full.then(|| DeviceId::fresh(1)),
                     correlation_id: full.then(|| "x".repeat(200)),
+                    approval: full.then(|| ApprovalId::fresh(1)),
                     assurance: full.then(|| Factors::Multi.into()),
                     created_at: shared::clock::rfc3339(0),
                     ended_at: shared::clock::rfc3339(1_795_521_600_000),
@@ -542,6 +561,36 @@ fn whatever_the_code_makes_fits_the_schemas() {
                 check(events, &of_device);
             }
         }
+    }
+}
+
+#[test]
+fn whatever_the_code_makes_of_an_approval_fits_the_schema() {
+    let schema = schema_of("approval-ended.v1");
+    for state in ApprovalState::ALL.iter().filter(|one| one.is_terminal()) {
+        let member = |state: &PushState| MemberEnd {
+            push: PushId::fresh(1),
+            user: UserId::fresh(1),
+            state: *state,
+            reason: "x".to_owned(),
+        };
+        let ends = PushState::ALL.iter().filter(|one| one.is_terminal());
+        // Only a generic push completes, and none is a member.
+        let ends = ends.filter(|one| **one != PushState::Completed);
+        let ended = ApprovalEnded {
+            approval: ApprovalId::fresh(1),
+            store: StoreId::fresh(1),
+            state: *state,
+            reason: "too_few_left".to_owned(),
+            required: 2,
+            correlation_id: Some("x".repeat(200)),
+            created_at: shared::clock::rfc3339(0),
+            ended_at: shared::clock::rfc3339(1_795_521_600_000),
+            members: ends.map(member).collect(),
+        };
+        let mut events = Events::default();
+        events.approval_ended(&ended, 1_795_521_600_000);
+        check(events, &schema);
     }
 }
 
@@ -587,6 +636,7 @@ fn the_examples_use_every_field_of_the_schemas_and_no_other() {
     for name in [
         "push-ended.v1",
         "device-done.v1",
+        "approval-ended.v1",
         "fraud-reported.v1",
         "job.v1",
         "instance-report.v1",
@@ -610,7 +660,12 @@ fn pages_and_channels_name_every_type_key_and_exchange() {
         .collect();
     assert_eq!(written, all_kinds());
     let mut in_schemas = BTreeSet::new();
-    for name in ["push-ended.v1", "device-done.v1", "fraud-reported.v1"] {
+    for name in [
+        "push-ended.v1",
+        "device-done.v1",
+        "approval-ended.v1",
+        "fraud-reported.v1",
+    ] {
         let types = &schema_of(name)["properties"]["type"]["enum"];
         in_schemas.extend(
             types

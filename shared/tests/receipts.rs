@@ -92,6 +92,7 @@ fn push(state: PushState, reason: &str) -> PushRow {
         instance_state: None,
         created_by: None,
         initiator: None,
+        approval: None,
         profile: shared::domain::Profile::Default,
         factors: None,
         consumed_at: None,

@@ -58,6 +58,7 @@ fn row(line: i64, user: &str, key: Option<&str>, title: &str) -> NewRow {
         details: vec![],
         context: None,
         payment: None,
+        approval: None,
         redirect_url: None,
     };
     NewRow {

@@ -88,6 +88,7 @@ impl Bed {
             redirect_url: None,
             context: None,
             payment: None,
+            approval: None,
         };
         NewPush {
             id: PushId::fresh(now),

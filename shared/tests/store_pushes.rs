@@ -111,6 +111,7 @@ impl Bed {
             details: vec![],
             context: None,
             payment: None,
+            approval: None,
             redirect_url: None,
         };
         NewPush {

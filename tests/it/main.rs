@@ -5,6 +5,7 @@
 
 mod answers;
 mod api;
+mod approvals;
 mod audit;
 mod batches;
 mod delivery;

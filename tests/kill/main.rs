@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shared::domain::Provider;
 use shared::id::PushId;
 use simulator::fleet::Behaviour;
-use simulator::phone::Phone;
+use simulator::phone::{Decision, Phone};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -404,6 +404,73 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
             times.values().all(|n| *n == 1),
             "{footing:?}: and nobody asked twice"
         );
+        world.end().await;
+    }
+}
+
+/// Between the answer that would decide and the count, and in the middle of the count.
+#[tokio::test(flavor = "multi_thread")]
+async fn api_killed_between_a_members_answer_and_the_verdict_leaves_one_verdict() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    for footing in footings() {
+        let mut world = World::start(footing, "kill-approval").await;
+        let mut tap = tap(&world).await;
+        let grace = world
+            .in_store("POST", "users", &json!({"external_id": "grace"}))
+            .await;
+        let phones = [phone(&world).await, Phone::new(Provider::Fcm, "grace")];
+        world
+            .register_for(grace["id"].as_str().unwrap(), &phones[1])
+            .await;
+        let manual = Behaviour::Manual;
+        world.fleet.set_behaviour("apple", manual);
+        let mut all = Vec::new();
+        for point in ["Q1", "Q2"] {
+            let body = json!({"approvers": [{"user": {"external_id": "ada"}}, {"user": {"external_id": "grace"}}], "required": 1,
+                "relying_party": RP, "title": "Pay Acme", "match_code": false});
+            let asked = world.in_store("POST", "approvals", &body).await;
+            let member = |n: usize| -> PushId {
+                let push = asked["members"][n]["push"].as_str().unwrap();
+                push.parse().unwrap()
+            };
+            let role = world.process_of("api");
+            world.process("api").kill();
+            world.start_role(role, Some(point)).await;
+            let prompt = phones[0].fetch(&member(0)).await.unwrap();
+            let yes = Decision::Approve { code: None };
+            let answered = phones[0].answer(&prompt, &yes).await;
+            assert!(answered.is_err(), "{footing:?} {point}: nothing was heard");
+            let crashed = world.process("api").ended().await;
+            assert!(!crashed.success(), "{footing:?} {point}");
+            world.start_role(role, None).await;
+            let id = asked["id"].as_str().unwrap().to_owned();
+            let shown = until(20, "the verdict", || async {
+                let path = format!("approvals/{id}");
+                let shown = world.in_store("GET", &path, &Value::Null).await;
+                (shown["state"] != "pending").then_some(shown)
+            })
+            .await;
+            assert_eq!(shown["state"], "approved", "{footing:?} {point}");
+            assert_eq!(shown["members"][0]["state"], "approved");
+            assert_eq!(shown["members"][1]["reason"], "decided");
+            let told = phones[0].answer(&prompt, &yes).await.unwrap();
+            assert_eq!(told.status, 409, "another proof, which comes too late");
+            all.push(id);
+        }
+        if let Some(tap) = &mut tap {
+            let ends = |seen: &[(Value, Option<String>)]| {
+                let of_approval = |event: &&Value| {
+                    let kind = event["type"].as_str().unwrap();
+                    kind.starts_with("countersign.approval.")
+                };
+                let events = seen.iter().map(|(event, _)| event).filter(of_approval);
+                let ids =
+                    events.map(|event| (event["subject"].to_string(), event["id"].to_string()));
+                ids.collect::<std::collections::BTreeSet<_>>()
+            };
+            let seen = tap.events(|seen| ends(seen).len() >= all.len()).await;
+            assert_eq!(ends(&seen).len(), all.len(), "one event each");
+        }
         world.end().await;
     }
 }

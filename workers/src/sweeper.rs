@@ -19,7 +19,7 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// One look at the deadlines. Says how many pushes ended or escalated.
+    /// One look at the deadlines. Says how many pushes ended or escalated, and how many approvals were counted.
     pub async fn deadlines(&self) -> Result<usize, Error> {
         let mut total = 0;
         // One look costs a read; the writes come only when there is something to do.
@@ -30,7 +30,9 @@ impl Sweeper {
             .is_some_and(|at| at <= self.clock.now())
         {
             let now = self.clock.now();
-            let done = self.store.expire(now).await? + self.store.escalate_due(now).await?;
+            let done = self.store.expire(now).await?
+                + self.store.escalate_due(now).await?
+                + self.store.settle_due(now).await?;
             if done == 0 {
                 // Another sweeper holds these rows.
                 break;
@@ -42,7 +44,7 @@ impl Sweeper {
 
     /// Everything that was lost. Says how much.
     async fn recover(&self, stop: &CancellationToken) -> Result<usize, Error> {
-        let mut total = 0;
+        let mut total = self.store.settle_overdue(self.clock.now()).await?;
         loop {
             let found = self.store.recover(self.clock.now()).await?;
             total += found;

@@ -1,6 +1,6 @@
 //! The wait-on-push activity: consumes the status queue and releases whoever waits by queue.
 //!
-//! For every push with a `reply_to` it promises one message to that queue, in the transaction that remembers the event; only then the event
+//! For every push or approval with a `reply_to` it promises one message to that queue, in the transaction that remembers the event; only then the event
 //! is acknowledged. An event that comes twice is in the inbox already. Callers who wait over HTTP are released by [`shared::wait`].
 
 use crate::batch;
@@ -47,7 +47,7 @@ impl Waiter {
             };
             match events {
                 Ok(events) => {
-                    ended.extend(events.into_iter().filter(|e| e.push_ended().is_some()));
+                    ended.extend(events.into_iter().filter(Event::is_verdict));
                     good.push(delivery);
                 }
                 Err(reason) => self.park(&delivery, &reason).await,

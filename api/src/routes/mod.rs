@@ -1,5 +1,6 @@
 //! One file per resource or endpoint.
 
+mod approvals;
 mod audit;
 pub(crate) mod batches;
 mod definitions;
@@ -88,6 +89,10 @@ pub(crate) fn all() -> OpenApiRouter<App> {
         .routes(routes!(pushes::cancel::cancel))
         .routes(routes!(pushes::consume::consume))
         .routes(routes!(pushes::receipt::receipt))
+        .routes(routes!(approvals::create::create, approvals::show::list))
+        .routes(routes!(approvals::show::show))
+        .routes(routes!(approvals::show::cancel))
+        .routes(routes!(approvals::consume::consume))
         .routes(routes!(fraud_locks::list_locks))
         .routes(routes!(fraud_locks::lift_lock))
         .routes(routes!(pushes::events::events))

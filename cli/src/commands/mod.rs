@@ -79,11 +79,11 @@ enum Command {
         #[command(flatten)]
         settings: SettingsFile,
     },
-    /// Ask a user something.
+    /// Ask a user something, or several people of whom some must approve.
     Send(Box<send::Send>),
-    /// Wait for the end of a push.
+    /// Wait for the end of a push or an approval.
     Wait {
-        /// The push.
+        /// The push, `psh_…`, or the approval, `apr_…`.
         push: String,
         #[command(flatten)]
         patience: send::Patience,

@@ -5,7 +5,7 @@ use crate::client::{Client, refused};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use clap::{Args, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::{Duration, Instant};
 
 /// How long the server holds one answer back.
@@ -33,7 +33,7 @@ pub(crate) struct Patience {
 
 #[derive(Debug, Args)]
 pub(crate) struct Send {
-    /// Whom to ask: your own identifier of the user, or `usr_…`.
+    /// Whom to ask: your own identifier of the user, or `usr_…`. With `--required` several of them, with commas between.
     user: String,
     /// The question, in one line.
     title: String,
@@ -69,6 +69,15 @@ pub(crate) struct Send {
     /// Do not ask for the six digits.
     #[arg(long)]
     no_code: bool,
+    /// Ask several people, of whom so many must approve.
+    #[arg(long, value_name = "N")]
+    required: Option<u32>,
+    /// With `--required`: who wants it, and must not be among those asked.
+    #[arg(long, value_name = "USER", requires = "required")]
+    requested_by: Option<String>,
+    /// With `--required`: one denial ends it.
+    #[arg(long, requires = "required")]
+    end_on_denial: bool,
     /// With `--kind process`: the definition.
     #[arg(long, default_value = "demo")]
     definition: String,
@@ -96,11 +105,6 @@ impl Send {
             })?;
             details.push(json!({"label": label, "value": value}));
         }
-        let user = if self.user.starts_with("usr_") {
-            json!({"id": self.user})
-        } else {
-            json!({"external_id": self.user})
-        };
         let mut target = match self.device.as_str() {
             mode @ ("all" | "preferred") => json!({"mode": mode}),
             device => json!({"mode": "devices", "devices": [device]}),
@@ -113,7 +117,7 @@ impl Send {
             Kind::Generic => "generic",
             Kind::Process => "process",
         };
-        let mut body = json!({"user": user, "relying_party": self.relying_party, "kind": kind, "title": self.title,
+        let mut body = json!({"user": named(&self.user), "relying_party": self.relying_party, "kind": kind, "title": self.title,
             "details": details, "target": target, "expires_in": self.expires_in});
         if let Some(message) = &self.message {
             body["message"] = json!(message);
@@ -132,13 +136,44 @@ impl Send {
             Kind::Process => body["process"] = json!({"definition": self.definition}),
             Kind::Generic => {}
         }
+        if let (Some(required), Some(body)) = (self.required, body.as_object_mut()) {
+            self.group(required, body)?;
+        }
         Ok(body)
+    }
+
+    /// Makes of a question to one person one to several.
+    fn group(&self, required: u32, body: &mut Map<String, Value>) -> Result<(), Failure> {
+        if !matches!(self.kind, Kind::Confirm) {
+            let what = "--required is for the kind confirm, which is approved or denied";
+            return Err(Failure::new(Exit::Usage, what));
+        }
+        body.remove("kind");
+        body.remove("user");
+        let people = self
+            .user
+            .split(',')
+            .map(|name| json!({"user": named(name)}));
+        body.insert("approvers".to_owned(), people.collect());
+        body.insert("required".to_owned(), json!(required));
+        if let Some(name) = &self.requested_by {
+            body.insert("requested_by".to_owned(), named(name));
+        }
+        if self.end_on_denial {
+            body.insert("on_denial".to_owned(), json!("end"));
+        }
+        Ok(())
     }
 
     pub(super) async fn run(&self, output: &Output) -> Result<Exit, Failure> {
         let client = self.server.client()?;
         let body = self.body()?;
-        let path = format!("/v1/stores/{}/pushes", client.store());
+        let what = if self.required.is_some() {
+            "approvals"
+        } else {
+            "pushes"
+        };
+        let path = format!("/v1/stores/{}/{what}", client.store());
         let key = match &self.idempotency_key {
             Some(key) => key.clone(),
             None => shared::crypto::random_text::<16>(),
@@ -154,6 +189,13 @@ impl Send {
         if let Some(code) = reply.body["match_code"].as_str() {
             output.note(&format!("Type this number on the phone:  {code}"));
         }
+        for member in reply.body["members"].as_array().into_iter().flatten() {
+            let text = |name: &str| member[name].as_str().unwrap_or_default();
+            if !text("match_code").is_empty() {
+                let (code, user) = (text("match_code"), text("user"));
+                output.note(&format!("{user} types this number:  {code}"));
+            }
+        }
         if !self.wait {
             output.data(&reply.body, &id);
             return Ok(Exit::Done);
@@ -162,6 +204,15 @@ impl Send {
             output.line(&reply.body.to_string());
         }
         wait(&client, &id, &self.patience, output).await
+    }
+}
+
+/// How the API names a user.
+fn named(user: &str) -> Value {
+    if user.starts_with("usr_") {
+        json!({"id": user})
+    } else {
+        json!({"external_id": user})
     }
 }
 
@@ -182,17 +233,22 @@ fn summary(push: &Value, since: Instant) -> String {
     words.join(" ")
 }
 
-/// Waits for the end of a push, and ends as it did.
+/// Waits for the end of a push or an approval, and ends as it did.
 pub(super) async fn wait(
     client: &Client,
-    push: &str,
+    id: &str,
     patience: &Patience,
     output: &Output,
 ) -> Result<Exit, Failure> {
     let began = Instant::now();
     let until = Duration::from_secs(patience.timeout);
     let spinner = output.spinner("waiting for the phone");
-    let path = format!("/v1/stores/{}/pushes/{push}", client.store());
+    let what = if id.starts_with("apr_") {
+        "approvals"
+    } else {
+        "pushes"
+    };
+    let path = format!("/v1/stores/{}/{what}/{id}", client.store());
     loop {
         let left = until.saturating_sub(began.elapsed());
         let hold = left.as_secs().clamp(1, HOLD);
@@ -225,7 +281,7 @@ pub(super) async fn wait(
         }
         if began.elapsed() >= until {
             spinner.finish_and_clear();
-            output.data(&reply.body, &format!("still {} · {push}", text("state")));
+            output.data(&reply.body, &format!("still {} · {id}", text("state")));
             return Ok(Exit::GaveUp);
         }
     }

@@ -4,7 +4,7 @@ use crate::words;
 use serde::Deserialize as _;
 use serde_json::Value;
 use shared::clock::Millis;
-use shared::domain::{Context, Kind, PushState};
+use shared::domain::{Context, Kind, PushState, Quorum};
 use shared::id::PushId;
 use simulator::{Answered, Decision, Prompt};
 use std::collections::VecDeque;
@@ -154,6 +154,16 @@ impl Card {
         lines
             .map(|(label, value)| (label, value.to_owned()))
             .collect()
+    }
+
+    /// Where several people are asked: that this is one of them.
+    pub(super) fn quorum(&self) -> Option<String> {
+        let sent = self.prompt.shown.get("approval")?;
+        let quorum = Quorum::deserialize(sent).ok()?;
+        let Quorum { required, of } = quorum;
+        Some(format!(
+            "You are one of {of} who are asked. {required} must approve."
+        ))
     }
 
     /// The link of a process push. Nothing else than a page is opened.

@@ -235,6 +235,7 @@ fn prompt(at: usize, path: &str, card: &Card, now: Millis) -> Markup {
             p.rp { (card.text("relying_party")) }
             h3 id=(id("title")) { (card.text("title")) }
             @if !message.is_empty() { p.message { (message) } }
+            @if let Some(quorum) = card.quorum() { p.message { (quorum) } }
             @if !details.is_empty() {
                 table.details {
                     caption.quiet { "Details" }

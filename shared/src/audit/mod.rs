@@ -52,6 +52,12 @@ words! {
         LinkOpened = "link_opened",
         /// It was opened once more, too late or too early.
         LinkRefused = "link_refused",
+        /// Several people were asked for an approval.
+        ApprovalMade = "approval_made",
+        /// It was decided, or will not be.
+        ApprovalEnded = "approval_ended",
+        /// It was used.
+        ApprovalConsumed = "approval_consumed",
         /// The store was made.
         StoreMade = "store_made",
         /// An API key was made.

@@ -1,5 +1,6 @@
 //! The domain: what a push is and how it may change. No I/O, no clock, no randomness of its own.
 
+pub mod approval;
 pub mod batch;
 pub mod governor;
 pub mod policy;
@@ -7,6 +8,7 @@ pub mod profile;
 pub mod push;
 pub mod state;
 
+pub use approval::{ApprovalState, OnDenial, Quorum, Standing};
 pub use batch::BatchState;
 pub use governor::{OpenPrompts, Rules};
 pub use policy::{ApnsCredential, FcmCredential, KeyAlgorithm, Provider};

@@ -1,5 +1,6 @@
 //! What is asked, of whom, and how it ended.
 
+use super::approval::Quorum;
 use super::profile::Payment;
 use super::state::{PushState, words};
 use crate::id::DeviceId;
@@ -98,6 +99,9 @@ pub struct Content {
     /// From where the question comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
+    /// Where several people are asked: how many of them must say yes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<Quorum>,
     /// For `process`: the link that an accept opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_url: Option<String>,

@@ -4,6 +4,7 @@ use super::db::{Arg, Error, Statement};
 use super::{PushRow, Store};
 use crate::clock::Millis;
 use crate::domain::{Field, Payment, PushState};
+use crate::id::ApprovalId;
 
 /// How long an approval may be used: what is executed later was decided by somebody who may see it otherwise by then.
 pub const USABLE: Millis = 300_000;
@@ -23,7 +24,7 @@ pub struct Action {
 }
 
 /// What became of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Consumed {
     /// Go ahead. Nobody else was told so.
     Now(Millis),
@@ -35,9 +36,11 @@ pub enum Consumed {
     TooLate,
     /// This is not what was approved.
     Differs,
+    /// It is a part of this approval, which is the one to use.
+    OfApproval(ApprovalId),
 }
 
-fn is_what_was_approved(action: &Action, push: &PushRow) -> bool {
+pub(super) fn is_what_was_approved(action: &Action, push: &PushRow) -> bool {
     action.payment == push.content.payment && action.details == push.content.details
 }
 
@@ -49,6 +52,9 @@ impl Store {
         action: &Action,
         now: Millis,
     ) -> Result<Consumed, Error> {
+        if let Some(approval) = &push.approval {
+            return Ok(Consumed::OfApproval(approval.clone()));
+        }
         if push.state != PushState::Approved {
             return Ok(Consumed::NotApproved);
         }

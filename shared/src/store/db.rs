@@ -12,11 +12,13 @@
 //! | `{lock}` | `FOR UPDATE` | nothing |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
 
+use crate::id::ApprovalId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -256,11 +258,13 @@ impl Db {
 
     /// Begins a transaction that may write. Dropping it rolls back.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        Ok(match self {
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        Ok(Tx::of(match self {
+            Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
             // Immediate: a read that later turns into a write would otherwise fail as busy.
-            Self::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-        })
+            Self::Sqlite { writer, .. } => {
+                Open::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+            }
+        }))
     }
 
     /// Reads outside a transaction.
@@ -299,32 +303,43 @@ impl Db {
     }
 }
 
-/// A transaction.
-pub enum Tx {
-    /// On PostgreSQL.
+enum Open {
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
-    /// On SQLite.
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
 }
 
+/// A transaction.
+pub struct Tx {
+    open: Open,
+    /// Approvals of which it has ended members: whoever commits it counts them next.
+    pub(super) to_settle: BTreeSet<ApprovalId>,
+}
+
 impl Tx {
+    fn of(open: Open) -> Self {
+        Self {
+            open,
+            to_settle: BTreeSet::new(),
+        }
+    }
+
     /// Runs a statement and returns its rows.
     pub async fn fetch(
         &mut self,
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
-        match self {
-            Self::Postgres(tx) => fetch_postgres(tx, statement, args).await,
-            Self::Sqlite(tx) => fetch_sqlite(tx, statement, args).await,
+        match &mut self.open {
+            Open::Postgres(tx) => fetch_postgres(tx, statement, args).await,
+            Open::Sqlite(tx) => fetch_sqlite(tx, statement, args).await,
         }
     }
 
     /// Makes it last.
     pub async fn commit(self) -> Result<(), Error> {
-        match self {
-            Self::Postgres(tx) => tx.commit().await?,
-            Self::Sqlite(tx) => tx.commit().await?,
+        match self.open {
+            Open::Postgres(tx) => tx.commit().await?,
+            Open::Sqlite(tx) => tx.commit().await?,
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What happens, in one transaction, when pushes end: their deliveries end and their completion events are promised.
 
+use super::approvals;
 use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
 use super::pushes::{delivery_of, push_of};
@@ -33,7 +34,7 @@ static FAIL: Statement = Statement::new(
      WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 
-/// Ends the deliveries of pushes that this transaction has ended, notes the verdicts, and gives the messages that say so.
+/// Ends the deliveries of pushes that this transaction has ended, notes the verdicts, promises to count the approvals that they belong to, and gives the messages that say so.
 /// `fresh`: deliveries whose end belongs to this transaction although they have it already (the answer that decided).
 pub(super) async fn announce(
     tx: &mut Tx,
@@ -54,6 +55,7 @@ pub(super) async fn announce_by(
 ) -> Result<Vec<Message>, Error> {
     let verdicts: Vec<_> = ended.iter().filter_map(|push| verdict(push, by)).collect();
     note(tx, &verdicts, now).await?;
+    approvals::promise(tx, ended, now).await?;
     let mut events = Events::default();
     let mut ends: HashMap<&PushId, Vec<DeviceEnd>> = HashMap::new();
     for how in [DeliveryState::Withdrawn, DeliveryState::Expired] {
@@ -94,6 +96,7 @@ pub(super) async fn announce_by(
             reason: push.reason.clone(),
             device: push.answered_by.clone(),
             correlation_id: push.correlation_id.clone(),
+            approval: push.approval.clone(),
             assurance: push.factors.map(Into::into),
             created_at: rfc3339(push.created_at),
             ended_at: rfc3339(push.ended_at.unwrap_or(now)),

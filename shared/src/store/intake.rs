@@ -2,7 +2,7 @@
 
 use super::db::{Arg, Error, Statement, Tx};
 use super::fraud::of_initiator;
-use super::governor::{Asking, Gate};
+use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
 use super::pushes::push_of;
 use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
@@ -10,7 +10,7 @@ use crate::clock::Millis;
 use crate::domain::governor::is_prompt;
 use crate::domain::profile::Request;
 use crate::domain::{Content, Lack, Profile, Rules, Target, UserStatus};
-use crate::id::{KeyId, PushId, StoreId, UserId};
+use crate::id::{ApprovalId, KeyId, PushId, StoreId, UserId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -40,13 +40,13 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       fan_out_due, profile, created_by, initiator, definition, parameters, max_duration, not_before, not_after)
+       fan_out_due, profile, created_by, initiator, approval_id, definition, parameters, max_duration, not_before, not_after)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
        CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'key', r.value->>'initiator',
-       r.value->>'definition', r.value->>'parameters',
+       r.value->>'approval', r.value->>'definition', r.value->>'parameters',
        CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
@@ -86,6 +86,8 @@ pub struct Terms {
     pub key: Option<KeyId>,
     /// The hash of what the sender calls the initiator.
     pub initiator: Option<String>,
+    /// The approval that it is a member of.
+    pub approval: Option<ApprovalId>,
 }
 
 /// A validated push, not yet taken.
@@ -175,7 +177,7 @@ fn row_of(new: &NewPush, user: &UserId, profile: Profile) -> Value {
         "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
             "start_url": p.definition.start_url}).to_string()),
         "profile": profile, "key": new.terms.key, "initiator": new.terms.initiator,
-        "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
+        "approval": new.terms.approval, "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
         "not_before": process.and_then(|p| p.not_before), "not_after": process.and_then(|p| p.not_after),
     })
 }
@@ -373,65 +375,105 @@ impl Store {
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
         let mut tx = self.db.begin().await?;
-        let known = known_keys(&mut tx, new).await?;
-        let people = people_of(&mut tx, new).await?;
-        let done: Vec<Option<Taken>> = new
+        let admitted = admit(&mut tx, new, now).await?;
+        if admitted
+            .taken
             .iter()
-            .enumerate()
-            .map(|(n, push)| {
-                replayed(push, &known).or_else(|| match people.get(&n) {
-                    None => Some(Taken::NoUser),
-                    Some(person) => person.refusal(push, now),
-                })
-            })
-            .collect();
-        let asking: Vec<_> = (0..new.len())
-            .filter(|n| done[*n].is_none())
-            .filter_map(|n| Some(people.get(&n)?.asking(&new[n])))
-            .collect();
-        let gate = Gate::open(&mut tx, &asking, now).await?;
-        let added = add(&mut tx, &asking, &gate).await?;
-        // Somebody else took the key between the look and the insert, or it came twice in this batch.
-        let raced = done
-            .iter()
-            .zip(new)
-            .any(|(done, push)| done.is_none() && !added.contains(push.id.as_str()));
-        let known = if raced {
-            known_keys(&mut tx, new).await?
+            .any(|one| matches!(one, Taken::New(_)))
+        {
+            self.keep(tx, admitted, now).await
         } else {
-            known
-        };
-        let results: Vec<Taken> = done
-            .into_iter()
-            .enumerate()
-            .map(|(n, done)| {
-                let push = &new[n];
-                done.or_else(|| {
-                    let person = people.get(&n).filter(|_| added.contains(push.id.as_str()));
-                    person.map(|person| Taken::New(person.id.clone()))
-                })
-                .or_else(|| replayed(push, &known))
-                .or_else(|| gate.refuses(&push.id).then_some(Taken::PromptOpen))
-                .unwrap_or(Taken::NoUser)
-            })
-            .collect();
-        let settled = gate.settle(&mut tx, &added, now).await?;
-        if added.is_empty() {
-            settled.tell();
-            return Ok(results);
+            admitted.settled.tell();
+            Ok(admitted.taken)
         }
-        let fresh = new
-            .iter()
-            .filter(|push| added.contains(push.id.as_str()) && !settled.ended.contains(&push.id))
-            .map(|push| (&push.store, push.lane, &push.id));
-        let mut messages = jobs(fresh, now);
-        messages.extend_from_slice(&settled.messages);
+    }
+
+    /// Commits what was admitted, and sends it on its way.
+    pub(super) async fn keep(
+        &self,
+        mut tx: Tx,
+        admitted: Admitted,
+        now: Millis,
+    ) -> Result<Vec<Taken>, Error> {
+        let Admitted {
+            taken,
+            messages,
+            settled,
+        } = admitted;
         crate::crash::point("A2");
         Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        let to_settle = std::mem::take(&mut tx.to_settle);
         tx.commit().await?;
         crate::crash::point("A3");
         settled.tell();
         self.handover.published_soon(messages);
-        Ok(results)
+        self.settle_now(to_settle, now).await;
+        Ok(taken)
     }
+}
+
+/// What was admitted in a transaction that is still open.
+pub(super) struct Admitted {
+    /// One answer for each, in order.
+    pub(super) taken: Vec<Taken>,
+    messages: Vec<Message>,
+    settled: Settled,
+}
+
+/// Writes those of `new` that may be taken.
+pub(super) async fn admit(tx: &mut Tx, new: &[NewPush], now: Millis) -> Result<Admitted, Error> {
+    let known = known_keys(tx, new).await?;
+    let people = people_of(tx, new).await?;
+    let done: Vec<Option<Taken>> = new
+        .iter()
+        .enumerate()
+        .map(|(n, push)| {
+            replayed(push, &known).or_else(|| match people.get(&n) {
+                None => Some(Taken::NoUser),
+                Some(person) => person.refusal(push, now),
+            })
+        })
+        .collect();
+    let asking: Vec<_> = (0..new.len())
+        .filter(|n| done[*n].is_none())
+        .filter_map(|n| Some(people.get(&n)?.asking(&new[n])))
+        .collect();
+    let gate = Gate::open(tx, &asking, now).await?;
+    let added = add(tx, &asking, &gate).await?;
+    // Somebody else took the key between the look and the insert, or it came twice in this batch.
+    let raced = done
+        .iter()
+        .zip(new)
+        .any(|(done, push)| done.is_none() && !added.contains(push.id.as_str()));
+    let known = if raced {
+        known_keys(tx, new).await?
+    } else {
+        known
+    };
+    let taken: Vec<Taken> = done
+        .into_iter()
+        .enumerate()
+        .map(|(n, done)| {
+            let push = &new[n];
+            done.or_else(|| {
+                let person = people.get(&n).filter(|_| added.contains(push.id.as_str()));
+                person.map(|person| Taken::New(person.id.clone()))
+            })
+            .or_else(|| replayed(push, &known))
+            .or_else(|| gate.refuses(&push.id).then_some(Taken::PromptOpen))
+            .unwrap_or(Taken::NoUser)
+        })
+        .collect();
+    let settled = gate.settle(tx, &added, now).await?;
+    let fresh = new
+        .iter()
+        .filter(|push| added.contains(push.id.as_str()) && !settled.ended.contains(&push.id))
+        .map(|push| (&push.store, push.lane, &push.id));
+    let mut messages = jobs(fresh, now);
+    messages.extend_from_slice(&settled.messages);
+    Ok(Admitted {
+        taken,
+        messages,
+        settled,
+    })
 }

@@ -2,6 +2,7 @@
 //! transaction of the state that it reports.
 
 mod answer;
+mod approvals;
 mod audit;
 mod batches;
 mod bulk;
@@ -29,6 +30,7 @@ mod tenants;
 mod users;
 
 pub use answer::{Answer, Answered, Prompt};
+pub use approvals::{ApprovalRow, Cancelled, NewApproval, TakenApproval};
 pub use audit::HeadRow;
 pub use batches::{
     BatchRow, Begun, Counts, InFlight, LineResult, NewBatch, NewRow, Refusal, Releasable, Released,
@@ -94,11 +96,13 @@ impl Store {
         &self.db
     }
 
-    /// Writes the promises, commits, and hands them over.
+    /// Writes the promises, commits, and hands them over. Approvals that it has ended members of are counted next.
     async fn commit(&self, mut tx: Tx, messages: Vec<Message>, now: i64) -> Result<(), Error> {
         Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        let to_settle = std::mem::take(&mut tx.to_settle);
         tx.commit().await?;
         self.handover.published_soon(messages);
+        self.settle_now(to_settle, now).await;
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::{
     Content, DeliveryState, Factors, InstanceState, Kind, Profile, PushState, Target,
 };
 use crate::event::DeviceEnd;
-use crate::id::{DeliveryId, DeviceId, InstanceId, KeyId, PushId, StoreId, UserId};
+use crate::id::{ApprovalId, DeliveryId, DeviceId, InstanceId, KeyId, PushId, StoreId, UserId};
 use crate::message::Lane;
 
 static ONE: Statement = Statement::new("SELECT * FROM pushes WHERE id = $1");
@@ -62,6 +62,8 @@ pub struct PushRow {
     pub created_by: Option<KeyId>,
     /// The hash of what its sender calls the initiator.
     pub initiator: Option<String>,
+    /// The approval that it is a member of.
+    pub approval: Option<ApprovalId>,
     /// Whose rules it follows.
     pub profile: Profile,
     /// What its approval is worth, where a proof approved it.
@@ -153,6 +155,7 @@ pub(super) fn push_of(row: &Row) -> Result<PushRow, Error> {
         instance_state: maybe_parsed(row, "instance_state")?,
         created_by: maybe_parsed(row, "created_by")?,
         initiator: row.maybe_text("initiator")?,
+        approval: maybe_parsed(row, "approval_id")?,
         profile: maybe_parsed(row, "profile")?.unwrap_or(Profile::Default),
         factors: maybe_parsed(row, "factors")?,
         consumed_at: row.maybe_int("consumed_at")?,

@@ -8,22 +8,24 @@ use crate::message::{EVENT, Event, Message, Route};
 use std::collections::HashMap;
 
 static WANTED: Statement = Statement::new(
-    "SELECT id, reply_to, correlation_id, traceparent FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL",
+    "SELECT id, reply_to, correlation_id, traceparent FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL
+     UNION ALL
+     SELECT id, reply_to, correlation_id, traceparent FROM approvals WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL",
 );
 static SEEN: Statement = Statement::new(
     "INSERT INTO inbox (event_id, seen_at) SELECT r.value, $2 FROM {texts:$1} WHERE true ON CONFLICT DO NOTHING RETURNING event_id",
 );
 
 impl Store {
-    /// Promises each completion event to the queue that its push names, once. Says how many were.
+    /// Promises each completion event to the queue that its push or approval names, once. Says how many were.
     pub async fn reply(&self, ended: &[Event], now: Millis) -> Result<usize, Error> {
         if ended.is_empty() {
             return Ok(0);
         }
-        let pushes: Vec<_> = ended.iter().map(|event| &event.subject).collect();
+        let subjects: Vec<_> = ended.iter().map(|event| &event.subject).collect();
         let rows = self
             .db
-            .fetch(&WANTED, &[Arg::Text(&to_json(&pushes))])
+            .fetch(&WANTED, &[Arg::Text(&to_json(&subjects))])
             .await?;
         let mut wanted = HashMap::new();
         for row in &rows {

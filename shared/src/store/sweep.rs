@@ -59,7 +59,8 @@ static FORGET_CODES: Statement = Statement::new(
 );
 static NEXT: Statement = Statement::new(
     "SELECT MIN(at) AS at FROM (SELECT MIN(expires_at) AS at FROM pushes WHERE ended_at IS NULL
-       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL AND ended_at IS NULL) AS t",
+       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL AND ended_at IS NULL
+       UNION ALL SELECT MIN(due_at) FROM settlements) AS t",
 );
 
 fn job_row(row: &Row) -> Result<(StoreId, Lane, PushId), Error> {
@@ -136,7 +137,7 @@ impl Store {
         Ok(count)
     }
 
-    /// When the next push expires or escalates.
+    /// When the next push expires or escalates, or the next approval is to be counted because nobody else did.
     pub async fn next_deadline(&self) -> Result<Option<Millis>, Error> {
         let rows = self.db.fetch(&NEXT, &[]).await?;
         rows.first().map_or(Ok(None), |row| row.maybe_int("at"))

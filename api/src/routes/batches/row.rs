@@ -136,6 +136,7 @@ pub(super) fn row_of(
         details: parsed.details.into_iter().map(Into::into).collect(),
         context: None,
         payment: None,
+        approval: None,
         redirect_url: None,
     };
     let preferred = parsed

@@ -46,7 +46,12 @@ pub(in crate::routes) fn time_at(
 }
 
 /// What the schema cannot say: how fields go together.
-pub(super) fn more_faults(app: &App, store: &StoreId, sent: &Value, faults: &mut Vec<Fault>) {
+pub(in crate::routes) fn more_faults(
+    app: &App,
+    store: &StoreId,
+    sent: &Value,
+    faults: &mut Vec<Fault>,
+) {
     let text = |pointer: &str| sent.pointer(pointer).and_then(Value::as_str);
     let given = |pointer: &str| sent.pointer(pointer).is_some_and(|value| !value.is_null());
     let mut fault = |pointer: &str, code: &str, detail: &str| {

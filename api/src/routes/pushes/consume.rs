@@ -27,6 +27,15 @@ pub(crate) struct ConsumeRequest {
     details: Vec<DetailView>,
 }
 
+impl ConsumeRequest {
+    pub(in crate::routes) fn action(self) -> Action {
+        Action {
+            payment: self.payment.map(Into::into),
+            details: self.details.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
 /// Go ahead.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct ConsumedView {
@@ -46,20 +55,33 @@ pub(crate) async fn consume(
     body: Valid<ConsumeRequest>,
 ) -> Result<Json<ConsumedView>, Problem> {
     let found = find(&app, &caller, &store, &push, "pushes:write").await?;
-    let action = Action {
-        payment: body.value.payment.map(Into::into),
-        details: body.value.details.into_iter().map(Into::into).collect(),
-    };
-    match app.store.consume(&found, &action, app.clock.now()).await? {
-        Consumed::Now(at) => Ok(Json(ConsumedView {
-            push: found.id.to_string(),
-            consumed_at: rfc3339(at),
-        })),
+    let action = body.value.action();
+    let consumed = app.store.consume(&found, &action, app.clock.now()).await?;
+    Ok(Json(ConsumedView {
+        consumed_at: told(consumed, found.state.as_str(), &found.reason)?,
+        push: found.id.to_string(),
+    }))
+}
+
+/// When it was used, or why it was not; `state` and `reason` are those of what was to be used.
+pub(in crate::routes) fn told(
+    consumed: Consumed,
+    state: &str,
+    reason: &str,
+) -> Result<String, Problem> {
+    match consumed {
+        Consumed::Now(at) => Ok(rfc3339(at)),
         Consumed::Before(at) => Err(Problem::new(Code::Consumed).with("consumed_at", rfc3339(at))),
         Consumed::NotApproved => Err(Problem::new(Code::NotApproved)
-            .with("state", found.state.as_str())
-            .with("reason", found.reason)),
+            .with("state", state)
+            .with("reason", reason)),
         Consumed::TooLate => Err(Code::ApprovalExpired.into()),
         Consumed::Differs => Err(Code::ActionDiffers.into()),
+        Consumed::OfApproval(approval) => {
+            let detail = "use the approval, which is good for one act";
+            Err(Problem::new(Code::MemberOfApproval)
+                .detail(detail)
+                .with("approval", approval.as_str()))
+        }
     }
 }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::clock::{Millis, rfc3339};
 use shared::crypto::{content_hash, random_text, sha256_text};
-use shared::domain::{Content, DeviceState, Kind, Lack, Profile, Target};
-use shared::id::{PushId, StoreId};
+use shared::domain::{Content, DeviceState, Kind, Lack, Profile, Quorum, Target};
+use shared::id::{ApprovalId, PushId, StoreId};
 use shared::message::Lane;
 use shared::store::{NewPush, PushRow, Taken, Terms, User, UserRef};
 use std::sync::PoisonError;
@@ -161,17 +161,21 @@ pub(crate) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .ok_or_else(|| bad_parameter("Idempotency-Key is 1 to 255 visible ASCII characters"))
 }
 
-fn traceparent_of(headers: &HeaderMap) -> Option<String> {
+pub(in crate::routes) fn traceparent_of(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     let sound = text.len() == 55 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
     sound.then(|| text.to_owned())
 }
 
 /// Holds an idempotency key while its first request is under way.
-struct Running<'a>(&'a App, String);
+pub(in crate::routes) struct Running<'a>(&'a App, String);
 
 impl<'a> Running<'a> {
-    fn begin(app: &'a App, store: &StoreId, key: &str) -> Result<Self, Problem> {
+    pub(in crate::routes) fn begin(
+        app: &'a App,
+        store: &StoreId,
+        key: &str,
+    ) -> Result<Self, Problem> {
         let name = format!("{store} {key}");
         let mut running = app.running.lock().unwrap_or_else(PoisonError::into_inner);
         if running.insert(name.clone()) {
@@ -193,12 +197,15 @@ impl Drop for Running<'_> {
     }
 }
 
-async fn user_row(app: &App, store: &StoreId, user: &UserRef) -> Result<User, Problem> {
-    let found = match user {
+pub(in crate::routes) async fn user_row(
+    app: &App,
+    store: &StoreId,
+    user: &UserRef,
+) -> Result<Option<User>, Problem> {
+    Ok(match user {
         UserRef::Id(id) => app.store.user(store, id).await?,
         UserRef::External(external) => app.store.user_by_external(store, external).await?,
-    };
-    found.ok_or_else(|| Code::NotFound.into())
+    })
 }
 
 /// Looks that cost a query, made only when the request asks for them.
@@ -218,6 +225,7 @@ async fn check_devices(
         return Ok(());
     }
     let user = user_row(app, store, user).await?;
+    let user = user.ok_or_else(|| Problem::new(Code::NotFound))?;
     let mut devices = app.store.devices(store, &user.id).await?;
     devices.retain(|device| device.state == DeviceState::Active && device.rp == rp);
     let unknown = named
@@ -237,6 +245,90 @@ async fn check_devices(
         return Err(Code::NoDevices.into());
     }
     Ok(())
+}
+
+/// The approval that a push is a part of.
+pub(in crate::routes) struct Part {
+    pub(in crate::routes) approval: ApprovalId,
+    pub(in crate::routes) quorum: Quorum,
+}
+
+/// Makes pushes of requests without faults.
+pub(in crate::routes) struct Taking<'a> {
+    pub(in crate::routes) app: &'a App,
+    pub(in crate::routes) caller: &'a Caller,
+    pub(in crate::routes) store: &'a StoreId,
+    pub(in crate::routes) headers: &'a HeaderMap,
+    /// Where several people are asked.
+    pub(in crate::routes) part: Option<&'a Part>,
+}
+
+impl Taking<'_> {
+    /// The push `id`, not yet taken.
+    pub(in crate::routes) async fn push(
+        &self,
+        id: PushId,
+        request: PushRequest,
+        now: Millis,
+    ) -> Result<NewPush, Problem> {
+        let (app, store) = (self.app, self.store);
+        let kind = match request.kind {
+            KindWord::Process => Kind::Process,
+            KindWord::Generic => Kind::Generic,
+            KindWord::Confirm => Kind::Confirm,
+        };
+        let expires_in = request.expires_in.as_deref().and_then(seconds);
+        let expires_in = expires_in.unwrap_or(EXPIRES_IN);
+        let (user, target) = (user_of(request.user), target_of(request.target.as_ref()));
+        let mut process = process_of(app, store, request.process).await?;
+        let rp = &request.relying_party;
+        check_devices(app, store, &user, rp, &target, request.require_device).await?;
+        let nonce = random_text::<24>();
+        let mut content = Content {
+            kind,
+            relying_party: request.relying_party,
+            title: request.title,
+            message: request.message,
+            details: request.details.into_iter().map(Into::into).collect(),
+            payment: request.payment.map(Into::into),
+            context: request.context.map(Into::into),
+            approval: self.part.map(|part| part.quorum),
+            redirect_url: None,
+        };
+        if let Some(process) = &mut process {
+            let token = app.secret.process_token(&id, &nonce);
+            process.token_hash = sha256_text(token.expose().as_bytes());
+            content.redirect_url = Some(app.process_link(&id, &nonce));
+        }
+        let shown_hash = content_hash(&content);
+        content.redirect_url = None;
+        Ok(NewPush {
+            match_required: kind == Kind::Confirm && request.match_code != Some(false),
+            expires_at: now + expires_in,
+            idempotency: None,
+            traceparent: traceparent_of(self.headers),
+            reply_to: request.reply_to,
+            correlation_id: request.correlation_id,
+            lane: Lane::Interactive,
+            content_hash: shown_hash,
+            created_at: now,
+            terms: Terms {
+                profile: request.profile.map(Into::into),
+                key: Some(self.caller.key().clone()),
+                initiator: request
+                    .initiator
+                    .map(|text| app.secret.initiator_hash(store, &text)),
+                approval: self.part.map(|part| part.approval.clone()),
+            },
+            id,
+            store: store.clone(),
+            user,
+            content,
+            target,
+            nonce,
+            process,
+        })
+    }
 }
 
 /// Ask a person something. 202 says that the question is durable and on its way.
@@ -274,60 +366,15 @@ pub(crate) async fn create(
     let mut faults = faults_of::<PushRequest>(&sent);
     more_faults(&app, &store, &sent, &mut faults);
     let request: PushRequest = typed(sent, faults)?;
-    let kind = match request.kind {
-        KindWord::Process => Kind::Process,
-        KindWord::Generic => Kind::Generic,
-        KindWord::Confirm => Kind::Confirm,
+    let taking = Taking {
+        app: &app,
+        caller: &caller,
+        store: &store,
+        headers: &headers,
+        part: None,
     };
-    let expires_in = request.expires_in.as_deref().and_then(seconds);
-    let expires_in = expires_in.unwrap_or(EXPIRES_IN);
-    let (user, target) = (user_of(request.user), target_of(request.target.as_ref()));
-    let mut process = process_of(&app, &store, request.process).await?;
-    let rp = &request.relying_party;
-    check_devices(&app, &store, &user, rp, &target, request.require_device).await?;
-    let (id, nonce) = (PushId::fresh(now), random_text::<24>());
-    let mut content = Content {
-        kind,
-        relying_party: request.relying_party,
-        title: request.title,
-        message: request.message,
-        details: request.details.into_iter().map(Into::into).collect(),
-        payment: request.payment.map(Into::into),
-        context: request.context.map(Into::into),
-        redirect_url: None,
-    };
-    if let Some(process) = &mut process {
-        let token = app.secret.process_token(&id, &nonce);
-        process.token_hash = sha256_text(token.expose().as_bytes());
-        content.redirect_url = Some(app.process_link(&id, &nonce));
-    }
-    let shown_hash = content_hash(&content);
-    content.redirect_url = None;
-    let push = NewPush {
-        match_required: kind == Kind::Confirm && request.match_code != Some(false),
-        expires_at: now + expires_in,
-        idempotency: key.map(|key| (key, hash)),
-        traceparent: traceparent_of(&headers),
-        reply_to: request.reply_to,
-        correlation_id: request.correlation_id,
-        lane: Lane::Interactive,
-        content_hash: shown_hash,
-        created_at: now,
-        terms: Terms {
-            profile: request.profile.map(Into::into),
-            key: Some(caller.key().clone()),
-            initiator: request
-                .initiator
-                .map(|text| app.secret.initiator_hash(&store, &text)),
-        },
-        id,
-        store,
-        user,
-        content,
-        target,
-        nonce,
-        process,
-    };
+    let mut push = taking.push(PushId::fresh(now), request, now).await?;
+    push.idempotency = key.map(|key| (key, hash));
     let taken = app.intake.take(push.clone()).await?;
     metrics::histogram!("countersign_push_accept_seconds", "source" => "http")
         .record(began.elapsed().as_secs_f64());
@@ -342,11 +389,11 @@ fn seconds_of(sent: &Value) -> Millis {
 
 type Reply = (StatusCode, HeaderMap, Json<Accepted>);
 
-fn count(result: &'static str) {
+pub(in crate::routes) fn count(result: &'static str) {
     metrics::counter!("countersign_push_requests_total", "source" => "http", "lane" => "interactive", "result" => result).increment(1);
 }
 
-fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
+pub(in crate::routes) fn answer(app: &App, push: &NewPush, taken: Taken) -> Result<Reply, Problem> {
     match taken {
         Taken::New(user) => {
             count("accepted");
@@ -407,14 +454,11 @@ fn lacking(lack: Lack) -> Problem {
 /// The first answer once more. The row's own end moves when a process link is opened; the first answer said the time before.
 fn replay(app: &App, row: &PushRow, expires_in: Millis) -> Reply {
     count("duplicate");
-    let mut headers = HeaderMap::new();
-    let replayed = HeaderName::from_static("idempotent-replayed");
-    headers.insert(replayed, http::HeaderValue::from_static("true"));
     let code = row
         .match_required
         .then(|| app.secret.match_code(&row.id, &row.nonce));
     reply(
-        headers,
+        replayed(),
         Accepted {
             id: row.id.to_string(),
             store: row.store.to_string(),
@@ -425,6 +469,12 @@ fn replay(app: &App, row: &PushRow, expires_in: Millis) -> Reply {
             match_code: code.map(|code| code.expose().to_owned()),
         },
     )
+}
+
+/// Says that this answer was given before.
+pub(in crate::routes) fn replayed() -> HeaderMap {
+    let name = HeaderName::from_static("idempotent-replayed");
+    HeaderMap::from_iter([(name, http::HeaderValue::from_static("true"))])
 }
 
 fn reply(mut headers: HeaderMap, accepted: Accepted) -> Reply {

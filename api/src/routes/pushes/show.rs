@@ -15,7 +15,7 @@ use std::time::Duration;
 const MAX_WAIT: u64 = 30;
 
 /// `wait=N` of a `Prefer` header (RFC 7240 4.3).
-fn wait_of(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+pub(in crate::routes) fn wait_of(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     for value in headers.get_all("prefer") {
         for preference in value.to_str().unwrap_or_default().split([',', ';']) {
             if let Some(seconds) = preference.trim().strip_prefix("wait=") {
