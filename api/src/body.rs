@@ -12,15 +12,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use utoipa::ToSchema;
 
-/// No request of ours is longer; batches have their own door.
+/// No request of ours is longer, but for a push with a batch of payments; batches of pushes have their own door.
 const MAX_BODY: usize = 64 * 1024;
+/// Room for as many payments as one push may ask for, with names and references of some length.
+const MAX_PUSH: usize = 512 * 1024;
 
 /// A valid body, read into its type.
 pub(crate) struct Valid<T> {
     pub(crate) value: T,
 }
 
-/// A body that is JSON, for handlers that check more than a schema can say.
+/// A push: a body that is JSON, of which more is to be checked than a schema can say.
 pub(crate) struct Sent(pub(crate) Value);
 
 fn validator<T: ToSchema + 'static>() -> Option<Arc<Validator>> {
@@ -146,7 +148,11 @@ pub(crate) fn faults_of<T: ToSchema + 'static>(sent: &Value) -> Vec<Fault> {
 
 /// Reads at most `MAX_BODY` bytes.
 pub(crate) async fn bytes_of(request: Request) -> Result<bytes::Bytes, Problem> {
-    axum::body::to_bytes(request.into_body(), MAX_BODY)
+    at_most(MAX_BODY, request).await
+}
+
+async fn at_most(length: usize, request: Request) -> Result<bytes::Bytes, Problem> {
+    axum::body::to_bytes(request.into_body(), length)
         .await
         .map_err(|_| Code::TooLarge.into())
 }
@@ -189,7 +195,7 @@ impl<S: Send + Sync> FromRequest<S> for Sent {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         must_be_json(&request)?;
-        json_of(&bytes_of(request).await?).map(Self)
+        json_of(&at_most(MAX_PUSH, request).await?).map(Self)
     }
 }
 

@@ -66,6 +66,8 @@ codes! {
     ApprovalExpired = CONFLICT "approval_expired" "The push was approved too long ago";
     /// Something else was approved.
     ActionDiffers = UNPROCESSABLE_ENTITY "action_differs" "This is not what was approved";
+    /// The approval of a batch is used payment by payment.
+    ConsumeOneByOne = CONFLICT "consume_one_by_one" "The push asks for a batch of payments";
     /// The push policy demands more than was asked for.
     ProfileWeaker = UNPROCESSABLE_ENTITY "profile_weaker" "The push policy demands another profile";
     /// The push policy allows one open prompt.

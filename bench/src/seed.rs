@@ -172,9 +172,11 @@ impl Seed {
             context: None,
             payment: None,
             approval: None,
+            payments: None,
             redirect_url: None,
         };
         NewPush {
+            payments: vec![],
             id: PushId::fresh(now),
             store: self.tenant.clone(),
             user: UserRef::Id(self.users[n % self.users.len()].clone()),

@@ -12,6 +12,7 @@ pub mod event;
 pub mod id;
 pub mod intake;
 pub mod message;
+pub mod payments;
 pub mod receipt;
 pub mod secret;
 pub mod store;

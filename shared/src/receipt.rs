@@ -3,7 +3,7 @@
 use crate::audit::{Act, Entry, HEAD_TYP, Head, hash_of};
 use crate::clock::rfc3339;
 use crate::crypto::{DeviceKey, Expected, Proof, ServerKey, Signer, sha256_text};
-use crate::domain::{Kind, PushState};
+use crate::domain::{Assurance, Factors, Kind, PushState};
 use crate::id::{DeviceId, PushId, StoreId, UserId};
 use crate::store::PushRow;
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,9 @@ pub struct Receipt {
     pub state: PushState,
     /// Why.
     pub reason: String,
+    /// What the approval is worth, where a proof approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
     /// base64url of the SHA-256 over the RFC 8785 form of what was shown.
     pub content_hash: String,
     /// What was shown, where it was asked for.
@@ -102,6 +105,8 @@ pub fn issue(parts: Parts, signer: &Signer, now: i64) -> String {
         entry,
     } = parts;
     let head = Head::new(push.store.clone(), entry.seq, entry.hash.clone(), now);
+    // An entry of an older release does not tell it, and what the log does not tell is not in a receipt.
+    let told = entry.facts.contains_key("factors");
     let ended_at = rfc3339(push.ended_at.unwrap_or_default());
     let receipt = Receipt {
         v: VERSION,
@@ -112,6 +117,7 @@ pub fn issue(parts: Parts, signer: &Signer, now: i64) -> String {
         kind: push.kind,
         state: push.state,
         reason: push.reason,
+        assurance: push.factors.filter(|_| told).map(Into::into),
         content_hash: push.content_hash,
         content,
         nonce: push.nonce,
@@ -273,6 +279,11 @@ fn entry_holds(receipt: &Receipt) -> Result<(), Broken> {
             Some(receipt.content_hash.as_str()),
         ),
         ("proof_hash", fact("proof_hash"), proof_hash.as_deref()),
+        (
+            "factors",
+            fact("factors"),
+            receipt.assurance.map(|worth| worth.factors.as_str()),
+        ),
         ("created_at", fact("created_at"), Some(&receipt.created_at)),
         ("expires_at", fact("expires_at"), Some(&receipt.expires_at)),
         ("ended_at", fact("ended_at"), Some(&receipt.ended_at)),
@@ -327,6 +338,13 @@ fn proof_holds(receipt: &Receipt) -> Result<(), Broken> {
     };
     if !right {
         return Err(Broken::Proof("it says something else"));
+    }
+    let worth = receipt.assurance;
+    if worth.is_some_and(|worth| worth.phishing_resistant) {
+        return Err(Broken::Claims("no approval resists phishing".to_owned()));
+    }
+    if worth.is_some_and(|worth| worth.factors == Factors::Multi) && proof.uv == "none" {
+        return Err(Broken::Proof("the device did not verify its user"));
     }
     if receipt.match_required && proof.approves() && !proof.tells_code() {
         return Err(Broken::Proof("no code was typed"));

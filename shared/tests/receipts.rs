@@ -12,10 +12,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 use shared::audit::{Entry, GENESIS, Head, chained, check};
 use shared::crypto::{DeviceKey, ServerKey, ServerSecret, content_hash, match_of, sha256_text};
-use shared::domain::{Content, Field, Kind, PushState, Target};
+use shared::domain::{Content, Factors, Field, Kind, Payee, PaymentItem, PushState, Target};
 use shared::id::{AuditId, DeviceId, PushId, StoreId, UserId};
 use shared::message::Lane;
-use shared::receipt::{Broken, Evidence, Parts, TYP, issue, verify};
+use shared::payments::{ItemBroken, prove, shown};
+use shared::receipt::{Broken, Evidence, Parts, Receipt, TYP, issue, verify};
 use shared::secret::Secret;
 use shared::store::PushRow;
 use std::path::{Path, PathBuf};
@@ -116,12 +117,18 @@ struct Made {
 fn facts(push: &PushRow) -> Value {
     let time = shared::clock::rfc3339;
     json!({"reason": push.reason, "kind": push.kind, "relying_party": push.rp, "content_hash": push.content_hash,
-        "proof_hash": push.proof_hash, "correlation_id": push.correlation_id, "created_at": time(push.created_at),
+        "proof_hash": push.proof_hash, "factors": push.factors, "correlation_id": push.correlation_id, "created_at": time(push.created_at),
         "expires_at": time(push.expires_at), "ended_at": push.ended_at.map(time)})
 }
 
 fn made(state: PushState, reason: &str, with_content: bool) -> Made {
+    made_of(state, reason, with_content, content())
+}
+
+fn made_of(state: PushState, reason: &str, with_content: bool, content: Content) -> Made {
     let (phone, mut push) = (Phone::new(), push(state, reason));
+    push.content_hash = content_hash(&content);
+    push.content = content.clone();
     let decision = match state {
         PushState::Approved => Some("approve"),
         PushState::Denied => Some("deny"),
@@ -142,6 +149,7 @@ fn made(state: PushState, reason: &str, with_content: bool) -> Made {
         .as_ref()
         .map(|one| sha256_text(one.proof.as_bytes()));
     push.answered_by = evidence.as_ref().map(|one| one.device.clone());
+    push.factors = (state == PushState::Approved).then_some(Factors::Multi);
     let (mut lines, mut prev, mut own) = (Vec::new(), GENESIS.to_owned(), None);
     for seq in 1..=3 {
         let mut entry = json!({"v": 1, "id": AuditId::fresh(NOW + seq), "store": push.store, "at": shared::clock::rfc3339(NOW + 9_000),
@@ -161,7 +169,7 @@ fn made(state: PushState, reason: &str, with_content: bool) -> Made {
     let log = format!("{}\n{{\"head\":\"{head}\"}}\n", lines.join("\n"));
     let parts = Parts {
         push: push.clone(),
-        content: with_content.then(|| serde_json::to_value(content()).unwrap()),
+        content: with_content.then(|| serde_json::to_value(content).unwrap()),
         fetched_at: Some(NOW + 3_000),
         evidence,
         entry: own.unwrap(),
@@ -216,6 +224,9 @@ fn approvals_denials_and_expiries_have_receipts_that_hold() {
                 let verified = verify(&made.text, pinned.as_deref()).unwrap();
                 assert_eq!(verified.receipt.push, made.push.id);
                 assert_eq!(verified.receipt.state, state);
+                let worth = verified.receipt.assurance.map(|worth| worth.factors);
+                let multi = (state == PushState::Approved).then_some(Factors::Multi);
+                assert_eq!(worth, multi);
                 assert_eq!(verified.receipt.content.is_some(), with_content);
                 assert_eq!(verified.key.kid, kid());
             }
@@ -415,6 +426,21 @@ fn lies() -> Vec<(&'static str, String, Broken)> {
             Broken::Proof("no code was typed"),
         ),
         (
+            "worth less than the log says",
+            rewritten(text, |c| c["assurance"]["factors"] = json!("single")),
+            Broken::Entry("factors"),
+        ),
+        (
+            "said to resist phishing",
+            rewritten(text, |c| c["assurance"]["phishing_resistant"] = json!(true)),
+            Broken::Claims("no approval resists phishing".to_owned()),
+        ),
+        (
+            "two factors without user verification",
+            changed("uv", json!("none")),
+            Broken::Proof("the device did not verify its user"),
+        ),
+        (
             "unknown version",
             rewritten(text, |c| c["v"] = json!(2)),
             Broken::Claims("version 2".to_owned()),
@@ -445,6 +471,72 @@ fn must_33_a_receipt_that_the_server_itself_rewrites_is_refused() {
         "another use of the key"
     );
     assert_eq!(verify("", None), Err(Broken::Form));
+}
+
+/// A receipt of a push that asked for a batch of payments.
+fn receipt_of_batch(
+    state: PushState,
+    reason: &str,
+    with_content: bool,
+    items: &[PaymentItem],
+) -> Receipt {
+    let shown = shown(items);
+    let content = Content {
+        details: vec![],
+        payments: shown,
+        ..content()
+    };
+    let text = made_of(state, reason, with_content, content).text;
+    verify(&text, Some(&kid())).unwrap().receipt
+}
+
+#[test]
+fn must_32_a_receipt_of_an_approved_batch_covers_its_payments_and_no_other() {
+    let item = |amount: &str, name: &str| PaymentItem {
+        amount: amount.to_owned(),
+        currency: "EUR".to_owned(),
+        payee: Payee {
+            name: name.to_owned(),
+            account: "IE29".to_owned(),
+        },
+        reference: None,
+    };
+    let items = [
+        item("1.00", "Ada"),
+        item("2.00", "Grace"),
+        item("3.00", "Ada"),
+    ];
+    let approved =
+        |content| receipt_of_batch(PushState::Approved, "user_approved", content, &items);
+    let receipt = approved(true);
+    let proof = |items: &[PaymentItem], index| prove(&receipt.push, items, index).unwrap();
+    for index in 0..3 {
+        assert_eq!(receipt.covers(&proof(&items, index)), Ok(()));
+    }
+    let mut dearer = items.to_vec();
+    dearer[1].amount = "2.01".to_owned();
+    assert_eq!(
+        receipt.covers(&proof(&dearer, 0)),
+        Err(ItemBroken::Root),
+        "a payment of another batch, although it is the same"
+    );
+    let mut forged = proof(&items, 1);
+    forged.item.amount = "2.01".to_owned();
+    assert_eq!(receipt.covers(&forged), Err(ItemBroken::Leaf));
+    let bare = approved(false);
+    let of = prove(&bare.push, &items, 0).unwrap();
+    assert_eq!(bare.covers(&of), Err(ItemBroken::NoContent));
+    let denied = receipt_of_batch(PushState::Denied, "wrong_data", true, &items);
+    let of = prove(&denied.push, &items, 0).unwrap();
+    let refused = denied.covers(&of);
+    assert_eq!(refused, Err(ItemBroken::NotApproved(PushState::Denied)));
+    let single = made(PushState::Approved, "user_approved", true);
+    let single = verify(&single.text, None).unwrap().receipt;
+    let of = prove(&single.push, &items, 0).unwrap();
+    assert_eq!(single.covers(&of), Err(ItemBroken::NoPayments));
+    // The dearer batch has a hash of its own: no receipt of one is a receipt of the other.
+    let other = receipt_of_batch(PushState::Approved, "user_approved", true, &dearer);
+    assert_ne!(other.content_hash, receipt.content_hash);
 }
 
 fn folder() -> PathBuf {

@@ -211,9 +211,11 @@ impl Bed {
             redirect_url: None,
             context: None,
             payment: None,
+            payments: None,
             approval: Some(Quorum { required: 2, of: 3 }),
         };
         NewPush {
+            payments: vec![],
             id: PushId::fresh(NOW),
             store: self.tenant.clone(),
             user: UserRef::Id(user.clone()),

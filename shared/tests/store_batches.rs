@@ -59,6 +59,7 @@ fn row(line: i64, user: &str, key: Option<&str>, title: &str) -> NewRow {
         context: None,
         payment: None,
         approval: None,
+        payments: None,
         redirect_url: None,
     };
     NewRow {

@@ -89,8 +89,10 @@ impl Bed {
             context: None,
             payment: None,
             approval: None,
+            payments: None,
         };
         NewPush {
+            payments: vec![],
             id: PushId::fresh(now),
             store: self.tenant.clone(),
             user: UserRef::External("ada".to_owned()),

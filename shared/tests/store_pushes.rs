@@ -112,9 +112,11 @@ impl Bed {
             context: None,
             payment: None,
             approval: None,
+            payments: None,
             redirect_url: None,
         };
         NewPush {
+            payments: vec![],
             id: PushId::fresh(NOW),
             store: self.tenant.clone(),
             user: UserRef::External("ada".to_owned()),

@@ -14,6 +14,7 @@ mod devices;
 mod enrolment;
 mod keys;
 mod kinds;
+mod payments;
 mod policies;
 mod process;
 mod profiles;

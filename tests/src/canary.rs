@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// Fields of requests and answers whose texts are shown to a person, or are secrets.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 12] = [
     "title",
     "message",
     "value",
@@ -27,6 +27,8 @@ const FIELDS: [&str; 10] = [
     "key",
     "agent",
     "place",
+    "account",
+    "reference",
 ];
 /// A shorter text is found anywhere by chance.
 const LONG_ENOUGH: usize = 6;

@@ -8,7 +8,9 @@ use crate::output::Output;
 use clap::Subcommand;
 use serde_json::json;
 use shared::audit::check;
+use shared::payments::{ItemBroken, ItemProof};
 use shared::receipt::{Receipt, Verified, verify};
+use std::fmt::Write as _;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,6 +31,15 @@ pub(crate) enum Action {
         #[command(flatten)]
         server: Server,
     },
+    /// Write the proof that a payment belongs to a batch to standard output.
+    Item {
+        /// The push that asked for the batch.
+        push: String,
+        /// The place of the payment: 0 is the first.
+        index: u64,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Check a receipt, without a server or settings.
     Verify {
         /// The receipt.
@@ -38,6 +49,9 @@ pub(crate) enum Action {
         /// The audit log that it must be in, as `countersign audit export` writes it.
         #[arg(long)]
         log: Option<PathBuf>,
+        /// A payment that must be one of those that were approved, as `countersign receipt item` writes it.
+        #[arg(long)]
+        item: Option<PathBuf>,
     },
 }
 
@@ -49,7 +63,17 @@ impl Action {
                 content,
                 server,
             } => get(push, *content, server, output).await,
-            Self::Verify { file, pin, log } => check_file(file, pin, log.as_deref(), *output),
+            Self::Item {
+                push,
+                index,
+                server,
+            } => item(push, *index, server, output).await,
+            Self::Verify {
+                file,
+                pin,
+                log,
+                item,
+            } => check_file(file, pin, log.as_deref(), item.as_deref(), *output),
         }
     }
 }
@@ -73,7 +97,22 @@ async fn get(push: &str, content: bool, server: &Server, output: &Output) -> Res
     }
 }
 
-fn check_file(file: &Path, pin: &Pin, log: Option<&Path>, output: Output) -> Result<Exit, Failure> {
+async fn item(push: &str, index: u64, server: &Server, output: &Output) -> Result<Exit, Failure> {
+    let client = server.client()?;
+    let store = client.store();
+    let path = format!("/v1/stores/{store}/pushes/{push}/payments/{index}");
+    let proof = client.ask("GET", &path, None).await?;
+    output.line(&proof.to_string());
+    Ok(Exit::Done)
+}
+
+fn check_file(
+    file: &Path,
+    pin: &Pin,
+    log: Option<&Path>,
+    item: Option<&Path>,
+    output: Output,
+) -> Result<Exit, Failure> {
     let kid = pin.kid()?;
     let text = read(file)?;
     let verified = verify(&text, kid.as_deref())
@@ -82,12 +121,37 @@ fn check_file(file: &Path, pin: &Pin, log: Option<&Path>, output: Output) -> Res
         in_log(&verified, log)?;
     }
     let Verified { receipt, key } = &verified;
-    output.data(
-        &json!({"receipt": receipt, "server_key": key}),
-        &words(receipt, log.is_some()),
-    );
+    let mut data = json!({"receipt": receipt, "server_key": key});
+    let mut said = words(receipt, log.is_some());
+    if let Some(path) = item {
+        let proof = covered(receipt, path)?;
+        let paid = &proof.item;
+        write!(
+            said,
+            "\npayment {} of {} is one of those approved: {} {} to {}, {}",
+            proof.index + 1,
+            proof.tree_size,
+            paid.amount,
+            paid.currency,
+            paid.payee.name,
+            paid.payee.account
+        )
+        .ok();
+        data["item"] = json!(proof);
+    }
+    output.data(&data, &said);
     pin.advise(key, output);
     Ok(Exit::Done)
+}
+
+/// The payment in a file, which is one of those that the receipt says were approved.
+fn covered(receipt: &Receipt, path: &Path) -> Result<ItemProof, Failure> {
+    let broken = |what: &ItemBroken| {
+        Failure::new(Exit::Failed, format!("{}: {}", path.display(), chain(what)))
+    };
+    let proof = ItemProof::read(&read(path)?).map_err(|fault| broken(&fault))?;
+    receipt.covers(&proof).map_err(|fault| broken(&fault))?;
+    Ok(proof)
 }
 
 /// The log holds, and has the receipt's entry in its place.

@@ -1,11 +1,13 @@
 //! Ask, and wait.
 
 use super::Server;
+use super::audit::read;
 use crate::client::{Client, refused};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long the server holds one answer back.
@@ -43,6 +45,12 @@ pub(crate) struct Send {
     /// A typed detail, such as `Place=Cork`; may be given several times.
     #[arg(long = "detail", value_name = "LABEL=VALUE")]
     details: Vec<String>,
+    /// With `confirm`: what is to be paid, and to whom.
+    #[arg(long, num_args = 4, value_names = ["AMOUNT", "CURRENCY", "NAME", "ACCOUNT"], conflicts_with = "payments")]
+    payment: Vec<String>,
+    /// With `confirm`: a batch of payments, a file with a JSON list of them.
+    #[arg(long, value_name = "FILE")]
+    payments: Option<PathBuf>,
     /// From where the question comes: a place as people say it.
     #[arg(long)]
     place: Option<String>,
@@ -130,6 +138,15 @@ impl Send {
             if let Some(value) = value {
                 body["context"][name] = json!(value);
             }
+        }
+        if let [amount, currency, name, account] = self.payment.as_slice() {
+            body["payment"] = json!({"amount": amount, "currency": currency, "payee": {"name": name, "account": account}});
+        }
+        if let Some(file) = &self.payments {
+            let list: Value = serde_json::from_str(&read(file)?).map_err(|error| {
+                Failure::new(Exit::Usage, format!("{}: {error}", file.display()))
+            })?;
+            body["payments"] = list;
         }
         match self.kind {
             Kind::Confirm => body["match_code"] = json!(!self.no_code),

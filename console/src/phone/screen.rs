@@ -4,7 +4,7 @@ use crate::words;
 use serde::Deserialize as _;
 use serde_json::Value;
 use shared::clock::Millis;
-use shared::domain::{Context, Kind, PushState, Quorum};
+use shared::domain::{Context, Kind, Payment, Payments, PushState, Quorum};
 use shared::id::PushId;
 use simulator::{Answered, Decision, Prompt};
 use std::collections::VecDeque;
@@ -144,6 +144,18 @@ impl Card {
         let lines = self.prompt.shown["details"].as_array();
         let pair = |line| (text(line, "label"), text(line, "value"));
         lines.map_or_else(Vec::new, |lines| lines.iter().map(pair).collect())
+    }
+
+    /// What is to be paid, and to whom, all of them: label and value.
+    pub(super) fn payment(&self) -> Vec<(&'static str, String)> {
+        let shown = &self.prompt.shown;
+        let one = shown.get("payment").map(Payment::deserialize);
+        let batch = shown.get("payments").map(Payments::deserialize);
+        match (one, batch) {
+            (Some(Ok(one)), _) => one.lines().into(),
+            (_, Some(Ok(batch))) => batch.lines(),
+            (_, _) => Vec::new(),
+        }
     }
 
     /// From where the question comes: label and value.

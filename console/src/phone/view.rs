@@ -229,13 +229,23 @@ fn told(at: usize, path: &str, notice: &Told) -> Markup {
 fn prompt(at: usize, path: &str, card: &Card, now: Millis) -> Markup {
     let id = |part: &str| format!("{part}-{at}-{}", card.push());
     let message = card.text("message");
-    let (details, context) = (card.details(), card.context());
+    let (payment, details, context) = (card.payment(), card.details(), card.context());
     html! {
         article.card id=(id("card")) aria-labelledby=(id("title")) {
             p.rp { (card.text("relying_party")) }
             h3 id=(id("title")) { (card.text("title")) }
             @if !message.is_empty() { p.message { (message) } }
             @if let Some(quorum) = card.quorum() { p.message { (quorum) } }
+            @if !payment.is_empty() {
+                table.details.payment {
+                    caption.quiet { "Payment" }
+                    tbody {
+                        @for (label, value) in payment {
+                            tr { th scope="row" { (label) } td { (value) } }
+                        }
+                    }
+                }
+            }
             @if !details.is_empty() {
                 table.details {
                     caption.quiet { "Details" }

@@ -85,6 +85,35 @@ async fn both_phones_wait_then_show_the_push_and_one_answer_clears_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_payment_and_a_batch_show_amounts_and_every_payee() {
+    let bed = Bed::start().await;
+    let payment = |amount: &str, name: &str| json!({"amount": amount, "currency": "EUR", "payee": {"name": name, "account": "IE29"}});
+    let asked = bed
+        .ask(json!({"payment": payment("12.50", "Cork & Cycles")}))
+        .await;
+    let page = arrived(&bed, &asked.id).await;
+    let screen = phone(&page, IPHONE);
+    for part in ["12.50 EUR", "Cork &amp; Cycles", "IE29"] {
+        assert!(screen.contains(part), "no {part} in {screen}");
+    }
+    let batch: Vec<_> = (0..150)
+        .map(|n| payment("0.10", &format!("Payee {n:03}")))
+        .collect();
+    let asked = bed.ask(json!({"payments": batch})).await;
+    let page = arrived(&bed, &asked.id).await;
+    let screen = phone(&page, IPHONE);
+    assert!(
+        screen.contains("<td>150</td>") && screen.contains("<td>15.00 EUR</td>"),
+        "{screen}"
+    );
+    for n in 0..150 {
+        let line = format!("Payee {n:03}, IE29: 0.10 EUR");
+        assert!(screen.contains(&line), "no {line} in {screen}");
+    }
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_code_is_told_and_the_card_stays() {
     let bed = Bed::start().await;
     let asked = bed.ask(json!({})).await;

@@ -34,6 +34,8 @@ words! {
         PushCancelled = "push_cancelled",
         /// It could not be asked, or was asked too often.
         PushFailed = "push_failed",
+        /// Its approval was used for what it was given.
+        PushConsumed = "push_consumed",
         /// A denial said that the person did not ask for this.
         FraudReported = "fraud_reported",
         /// What it had locked was lifted.

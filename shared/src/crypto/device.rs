@@ -101,7 +101,7 @@ impl<'a> Signed<'a> {
 
 /// Exactly what is shown, hashed: base64url of the SHA-256 over its RFC 8785 form.
 pub fn content_hash(shown: &Content) -> String {
-    // Texts, lists and words only: there is no number that JCS could refuse.
+    // Texts, lists, words and a small count: there is no number that JCS could refuse.
     let canonical = serde_json_canonicalizer::to_vec(shown).unwrap_or_default();
     sha256_text(&canonical)
 }

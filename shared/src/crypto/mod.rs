@@ -5,6 +5,7 @@ mod device;
 mod enrolment;
 mod jws;
 mod key;
+pub(crate) mod merkle;
 mod prompt;
 mod secrets;
 mod signing;

@@ -1,6 +1,7 @@
 //! What is asked, of whom, and how it ended.
 
 use super::approval::Quorum;
+use super::payments::Payments;
 use super::profile::Payment;
 use super::state::{PushState, words};
 use crate::id::DeviceId;
@@ -96,6 +97,9 @@ pub struct Content {
     /// What is to be paid, and to whom.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payment: Option<Payment>,
+    /// The same for a batch of payments, in place of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payments: Option<Payments>,
     /// From where the question comes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<Context>,
@@ -105,6 +109,13 @@ pub struct Content {
     /// For `process`: the link that an accept opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_url: Option<String>,
+}
+
+impl Content {
+    /// Does it name amount and payee?
+    pub fn pays(&self) -> bool {
+        self.payment.is_some() || self.payments.is_some()
+    }
 }
 
 /// How a push ends.

@@ -1,10 +1,13 @@
 //! Using an approval: once, in time, and for what was approved. What was approved is the stored content, never what the caller says it was.
 
-use super::db::{Arg, Error, Statement};
+use super::audit::{Note, note};
+use super::db::{Arg, Error, Statement, Tx};
 use super::{PushRow, Store};
+use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::{Field, Payment, PushState};
 use crate::id::ApprovalId;
+use serde_json::json;
 
 /// How long an approval may be used: what is executed later was decided by somebody who may see it otherwise by then.
 pub const USABLE: Millis = 300_000;
@@ -38,10 +41,14 @@ pub enum Consumed {
     Differs,
     /// It is a part of this approval, which is the one to use.
     OfApproval(ApprovalId),
+    /// A batch of payments is used one by one.
+    OneByOne,
 }
 
 pub(super) fn is_what_was_approved(action: &Action, push: &PushRow) -> bool {
-    action.payment == push.content.payment && action.details == push.content.details
+    push.content.payments.is_none()
+        && action.payment == push.content.payment
+        && action.details == push.content.details
 }
 
 impl Store {
@@ -55,6 +62,9 @@ impl Store {
         if let Some(approval) = &push.approval {
             return Ok(Consumed::OfApproval(approval.clone()));
         }
+        if push.content.payments.is_some() {
+            return Ok(Consumed::OneByOne);
+        }
         if push.state != PushState::Approved {
             return Ok(Consumed::NotApproved);
         }
@@ -66,12 +76,28 @@ impl Store {
             Arg::Int(now),
             Arg::Int(now - USABLE),
         ];
-        let won = self.db.write(&CONSUME, &args).await?;
-        if !won.is_empty() {
+        let mut tx = self.db.begin().await?;
+        if !tx.fetch(&CONSUME, &args).await?.is_empty() {
+            self.noted(&mut tx, push, None, now).await?;
+            tx.commit().await?;
             return Ok(Consumed::Now(now));
         }
+        drop(tx);
         let stored = self.push(&push.id).await?;
         let before = stored.and_then(|push| push.consumed_at);
         Ok(before.map_or(Consumed::TooLate, Consumed::Before))
+    }
+
+    /// Notes that the approval of a push is used, of a batch that of the payment at `index`.
+    pub(super) async fn noted(
+        &self,
+        tx: &mut Tx,
+        push: &PushRow,
+        index: Option<u64>,
+        now: Millis,
+    ) -> Result<(), Error> {
+        let used = Note::new(&push.store, Act::PushConsumed).push(&push.id);
+        let used = used.user(&push.user).by(self.by.as_deref());
+        note(tx, &[used.facts(json!({"payment": index}))], now).await
     }
 }

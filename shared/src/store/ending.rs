@@ -124,7 +124,7 @@ fn verdict<'a>(push: &'a PushRow, by: Option<&'a str>) -> Option<Note<'a>> {
         (Kind::Confirm | Kind::Process, PushState::Failed) => Act::PushFailed,
     };
     let facts = json!({"reason": push.reason, "kind": push.kind, "relying_party": push.rp, "content_hash": push.content_hash,
-        "proof_hash": push.proof_hash, "instance": push.instance, "correlation_id": push.correlation_id,
+        "proof_hash": push.proof_hash, "factors": push.factors, "instance": push.instance, "correlation_id": push.correlation_id,
         "created_at": rfc3339(push.created_at), "expires_at": rfc3339(push.expires_at),
         "ended_at": push.ended_at.map(rfc3339), "refused_proofs": Some(push.refused_proofs).filter(|n| *n > 0)});
     let note = Note::new(&push.store, act).push(&push.id).user(&push.user);

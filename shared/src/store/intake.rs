@@ -5,11 +5,11 @@ use super::fraud::of_initiator;
 use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
 use super::pushes::push_of;
-use super::{LEASE, Outbox, PushRow, Store, parsed, to_json};
+use super::{LEASE, Outbox, PushRow, Store, parsed, payments, to_json};
 use crate::clock::Millis;
 use crate::domain::governor::is_prompt;
 use crate::domain::profile::Request;
-use crate::domain::{Content, Lack, Profile, Rules, Target, UserStatus};
+use crate::domain::{Content, Lack, PaymentItem, Profile, Rules, Target, UserStatus};
 use crate::id::{ApprovalId, KeyId, PushId, StoreId, UserId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use serde_json::{Value, json};
@@ -103,6 +103,8 @@ pub struct NewPush {
     pub content: Content,
     /// The hash of what is shown, with the link.
     pub content_hash: String,
+    /// The payments of a batch; what is shown of them is in `content`.
+    pub payments: Vec<PaymentItem>,
     /// Which devices.
     pub target: Target,
     /// Single-use.
@@ -250,7 +252,7 @@ impl Person {
             profile: push.terms.profile,
             kind: push.content.kind,
             match_required: push.match_required,
-            payment: push.content.payment.is_some(),
+            payment: push.content.pays(),
         })
     }
 
@@ -440,6 +442,7 @@ pub(super) async fn admit(tx: &mut Tx, new: &[NewPush], now: Millis) -> Result<A
         .collect();
     let gate = Gate::open(tx, &asking, now).await?;
     let added = add(tx, &asking, &gate).await?;
+    payments::add(tx, new, &added).await?;
     // Somebody else took the key between the look and the insert, or it came twice in this batch.
     let raced = done
         .iter()

@@ -3,9 +3,11 @@
 #![expect(clippy::too_many_lines, reason = "lists of cases")]
 
 use crate::keys::{Key, Keys, b64};
+use crate::payments::items;
 use serde_json::{Value, json};
-use shared::crypto::{ServerSecret, content_hash, match_of};
+use shared::crypto::{ServerSecret, Signer, content_hash, match_of};
 use shared::domain::Content;
+use shared::payments;
 use shared::secret::Secret;
 
 pub(crate) const DEVICE: &str = "dev_00000000000000000000000001";
@@ -311,6 +313,7 @@ pub(crate) fn prompts() -> Value {
             .into();
         add(name, prompt, verdict);
     }
+    batches(&mut add, &claims, &good, own.signer());
     let with = |signature: String| changed(&good, "signature", &json!(signature));
     add(
         "another server's key",
@@ -335,6 +338,39 @@ pub(crate) fn prompts() -> Value {
         "signature",
     );
     json!({"about": "Prompts as one device fetches them: docs/device-protocol.md, What the server signs. `verdict` is what the device makes of it.", "vectors": vectors})
+}
+
+/// A prompt for a batch of payments, and what somebody on the way may change of it.
+fn batches(
+    add: &mut impl FnMut(&str, Value, &str),
+    claims: &Value,
+    prompt: &Value,
+    signer: &Signer,
+) {
+    let batch = changed(&shown(), "payments", &json!(payments::shown(&items())));
+    let batch = changed(&batch, "details", &Value::Null);
+    let hash = content_hash(&serde_json::from_value::<Content>(batch.clone()).unwrap());
+    let claims = changed(claims, "content_hash", &json!(hash));
+    let mut good = changed(prompt, "content_hash", &json!(hash));
+    good["signature"] = signer.sign(PROMPT, &claims).into();
+    good["shown"] = batch;
+    add("a batch of payments holds", good.clone(), "holds");
+    for (name, pointer, value) in [
+        ("another total", "/totals/1/amount", json!("12.50")),
+        ("another number", "/count", json!(4)),
+        ("another payee", "/payees/0/payee/name", json!("Mallory")),
+        (
+            "another part of a payee",
+            "/payees/0/totals/0/amount",
+            json!("1"),
+        ),
+        ("another root", "/root", json!(b64([0; 32]))),
+        ("no payees", "/payees", json!([])),
+    ] {
+        let mut prompt = good.clone();
+        *prompt["shown"]["payments"].pointer_mut(pointer).unwrap() = value;
+        add(&format!("a batch of payments: {name}"), prompt, "content");
+    }
 }
 
 /// For `bad.rs`.

@@ -8,6 +8,7 @@ mod bad;
 mod keys;
 mod made;
 mod noise;
+mod payments;
 
 use keys::Keys;
 use serde_json::Value;
@@ -147,6 +148,24 @@ fn every_prompt_vector_that_holds_is_signed_by_the_server() {
         let unsigned = matches!(text(&vector, "verdict"), "unsigned" | "signature");
         let version = claims.as_ref().is_some_and(|claims| claims["ver"] == 1);
         assert_eq!(version, !unsigned, "{}", vector["name"]);
+    }
+}
+
+#[test]
+fn must_32_every_payment_vector_gets_its_verdict() {
+    let made = payments::vectors();
+    keep("payments.json", &made);
+    let file = read("payments.json");
+    assert_eq!(
+        (&file["items"], &file["shown"]),
+        (&made["items"], &made["shown"])
+    );
+    let approved = serde_json::from_value(file["shown"].clone()).unwrap();
+    let all = cases(&file);
+    assert!(all.len() > 25, "{}", all.len());
+    for vector in all {
+        let verdict = payments::judged(&vector["proof"], &approved);
+        assert_eq!(verdict, text(&vector, "verdict"), "{}", vector["name"]);
     }
 }
 

@@ -16,8 +16,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 /// The members of the body that a push does not have.
 const OWN: [&str; 4] = ["approvers", "required", "requested_by", "on_denial"];
-/// The members of a push that the body does not have: they follow.
-const FOLLOWING: [&str; 3] = ["user", "kind", "process"];
+/// The members of a push that the body does not have: they follow, or make no sense, as `payments`, each of which has one use, of one push.
+const WITHOUT: [&str; 4] = ["user", "kind", "process", "payments"];
 
 /// Who is to approve.
 #[derive(Deserialize, ToSchema)]
@@ -64,11 +64,11 @@ impl PartialSchema for ApprovalRequest {
         else {
             return RefOr::default();
         };
-        for name in FOLLOWING {
+        for name in WITHOUT {
             one.properties.remove(name);
         }
         one.required
-            .retain(|name| !FOLLOWING.contains(&name.as_str()));
+            .retain(|name| !WITHOUT.contains(&name.as_str()));
         one.required.append(&mut other.required);
         one.properties.append(&mut other.properties);
         one.description = Some("What to ask, and whom of several.".to_owned());

@@ -137,6 +137,7 @@ pub(super) fn row_of(
         context: None,
         payment: None,
         approval: None,
+        payments: None,
         redirect_url: None,
     };
     let preferred = parsed

@@ -94,6 +94,7 @@ pub(in crate::routes) fn more_faults(
     if kind != "confirm" && given("/payment") {
         fault("/payment", "not_allowed", "only with the kind confirm");
     }
+    super::payments::faults(sent, &mut fault);
     if kind == "process" && !given("/process") {
         fault("/process", "required", "needed with the kind process");
     }

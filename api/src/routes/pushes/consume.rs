@@ -44,7 +44,7 @@ pub(crate) struct ConsumedView {
 }
 
 /// Use an approval: once, within 300 s, and for the very payment and details that the person approved. Call it right before the act. A second call gets 409,
-/// also when the answer to the first was lost: whether it was you must be in your own books.
+/// also when the answer to the first was lost: whether it was you must be in your own books. The payments of a batch are used one by one, see `payments/{index}/consume`.
 #[utoipa::path(post, path = "/v1/stores/{store}/pushes/{push}/consume", tag = "pushes",
     params(("store" = String, Path), ("push" = String, Path)), request_body = ConsumeRequest,
     responses((status = 200, body = ConsumedView), (status = 404, body = Problem), (status = 409, body = Problem), (status = 422, body = Problem)))]
@@ -56,7 +56,10 @@ pub(crate) async fn consume(
 ) -> Result<Json<ConsumedView>, Problem> {
     let found = find(&app, &caller, &store, &push, "pushes:write").await?;
     let action = body.value.action();
-    let consumed = app.store.consume(&found, &action, app.clock.now()).await?;
+    let consumed = caller
+        .store(&app)
+        .consume(&found, &action, app.clock.now())
+        .await?;
     Ok(Json(ConsumedView {
         consumed_at: told(consumed, found.state.as_str(), &found.reason)?,
         push: found.id.to_string(),
@@ -82,6 +85,10 @@ pub(in crate::routes) fn told(
             Err(Problem::new(Code::MemberOfApproval)
                 .detail(detail)
                 .with("approval", approval.as_str()))
+        }
+        Consumed::OneByOne => {
+            let detail = "use each payment by payments/{index}/consume beneath the push";
+            Err(Problem::new(Code::ConsumeOneByOne).detail(detail))
         }
     }
 }

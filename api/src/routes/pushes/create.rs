@@ -2,6 +2,7 @@
 
 use super::checks::{EXPIRES_IN, more_faults, seconds};
 use super::payment::{PaymentView, ProfileWord};
+use super::payments::{PaymentItemView, batch};
 use super::process::{ProcessRequest, process_of};
 use crate::app::App;
 use crate::auth::Caller;
@@ -49,6 +50,11 @@ pub(crate) struct PushRequest {
     /// With `confirm`: what is to be paid, and to whom; shown and signed.
     #[serde(default)]
     payment: Option<PaymentView>,
+    /// With `confirm`, in place of `payment`: a batch of payments with one verdict. Their number, totals and payees are shown and signed, and so is the root of a Merkle
+    /// tree over them (RFC 6962), which stands for each. To at most 200 different payees, in at most 20 currencies.
+    #[serde(default)]
+    #[schema(min_items = 2, max_items = 1000)]
+    payments: Option<Vec<PaymentItemView>>,
     /// Whose rules this push follows, where it is to be more than the push policy demands.
     #[serde(default)]
     profile: Option<ProfileWord>,
@@ -283,6 +289,7 @@ impl Taking<'_> {
         let mut process = process_of(app, store, request.process).await?;
         let rp = &request.relying_party;
         check_devices(app, store, &user, rp, &target, request.require_device).await?;
+        let (payments, shown_payments) = batch(request.payments)?;
         let nonce = random_text::<24>();
         let mut content = Content {
             kind,
@@ -291,6 +298,7 @@ impl Taking<'_> {
             message: request.message,
             details: request.details.into_iter().map(Into::into).collect(),
             payment: request.payment.map(Into::into),
+            payments: shown_payments,
             context: request.context.map(Into::into),
             approval: self.part.map(|part| part.quorum),
             redirect_url: None,
@@ -324,6 +332,7 @@ impl Taking<'_> {
             store: store.clone(),
             user,
             content,
+            payments,
             target,
             nonce,
             process,

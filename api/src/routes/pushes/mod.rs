@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod list;
 pub(crate) mod payment;
+pub(crate) mod payments;
 mod process;
 pub(crate) mod receipt;
 pub(crate) mod show;

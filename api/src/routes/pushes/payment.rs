@@ -35,10 +35,25 @@ impl From<PaymentView> for Payment {
         Self {
             amount: view.amount,
             currency: view.currency,
-            payee: Payee {
-                name: view.payee.name,
-                account: view.payee.account,
-            },
+            payee: view.payee.into(),
+        }
+    }
+}
+
+impl From<PayeeView> for Payee {
+    fn from(view: PayeeView) -> Self {
+        Self {
+            name: view.name,
+            account: view.account,
+        }
+    }
+}
+
+impl From<Payee> for PayeeView {
+    fn from(payee: Payee) -> Self {
+        Self {
+            name: payee.name,
+            account: payee.account,
         }
     }
 }

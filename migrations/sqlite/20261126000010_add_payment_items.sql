@@ -1,0 +1,3 @@
+CREATE TABLE payment_items (
+    push_id TEXT NOT NULL, item_index BIGINT NOT NULL, item TEXT NOT NULL, consumed_at BIGINT,
+    PRIMARY KEY (push_id, item_index));
