@@ -114,6 +114,25 @@ async fn a_payment_and_a_batch_show_amounts_and_every_payee() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_of_several_sees_that_and_is_asked_no_more_once_it_is_taken_back() {
+    let bed = Bed::start().await;
+    let other = json!({"external_id": "grace"});
+    bed.api(Method::POST, "users", &other).await;
+    let body = json!({"approvers": [{"user": {"external_id": "ada"}}, {"user": other}], "required": 1, "relying_party": "payroll",
+        "title": "Pay Acme"});
+    let asked = bed.api(Method::POST, "approvals", &body).await;
+    let push = asked["members"][0]["push"].as_str().unwrap();
+    let page = arrived(&bed, &push).await;
+    let screen = phone(&page, IPHONE);
+    let said = "You are one of 2 who are asked. 1 must approve.";
+    assert!(screen.contains(said), "{screen}");
+    let back = format!("approvals/{}/cancel", asked["id"].as_str().unwrap());
+    bed.api(Method::POST, &back, &json!(null)).await;
+    bed.shows("/phone", |page| !page.contains(said)).await;
+    bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_code_is_told_and_the_card_stays() {
     let bed = Bed::start().await;
     let asked = bed.ask(json!({})).await;
