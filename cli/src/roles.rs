@@ -24,7 +24,6 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use workers::Credentials;
 use workers::chainer;
 use workers::dispatcher::Dispatcher;
 use workers::fanout::{FanOut, Limits};
@@ -34,6 +33,7 @@ use workers::push::{Options as PushOptions, Providers};
 use workers::relay::Relay;
 use workers::sweeper::Sweeper;
 use workers::waiter::Waiter;
+use workers::{Credentials, SharedTokens};
 
 /// How long a stopping process may take to finish what is under way.
 const GRACE: Duration = Duration::from_secs(25);
@@ -294,6 +294,10 @@ impl Running {
         let providers = Providers::new(PushOptions {
             extra_ca_pem: settings.extra_ca_pem.clone(),
             clock: clock.clone(),
+            shelf: Arc::new(SharedTokens {
+                store: self.store.clone(),
+                secret: Arc::clone(&self.secret),
+            }),
             ..PushOptions::default()
         })
         .map_err(|error| Failure::new(Exit::Settings, chain(&error)))?;

@@ -12,6 +12,8 @@ mod park;
 pub mod push;
 pub mod relay;
 pub mod sweeper;
+mod tokens;
 pub mod waiter;
 
 pub use credentials::Credentials;
+pub use tokens::SharedTokens;

@@ -3,7 +3,7 @@
 use super::claim::retry_jobs;
 use super::db::{Arg, Error, Row, Statement};
 use super::ending::{announce, rows_of};
-use super::{Store, intake, parsed, record, requests};
+use super::{Store, intake, parsed, push_tokens, record, requests};
 use crate::clock::Millis;
 use crate::id::{PushId, StoreId};
 use crate::message::{Lane, RetryOf};
@@ -127,6 +127,8 @@ impl Store {
             Arg::Int(requests::FORGOTTEN),
         ];
         tx.fetch(&requests::FORGET, &old).await?;
+        let old = [Arg::Int(now), Arg::Int(BATCH)];
+        tx.fetch(&push_tokens::FORGET, &old).await?;
         let count = retries.len() + lost.len();
         let mut messages = retry_jobs(retries.into_iter(), now);
         messages.extend(intake::jobs(

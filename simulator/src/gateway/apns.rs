@@ -144,7 +144,7 @@ fn inspect(
     let authorization = header("authorization")?;
     let checked = apns_token::check(&state.apns, &state.verified, authorization, receipt.at_ms)?;
     if checked.fresh {
-        state.journal.saw_iat(checked.iat);
+        state.journal.saw_provider_token(checked.iat);
     }
     let hex = token.bytes().all(|b| b.is_ascii_hexdigit());
     if !hex || !TOKEN_DIGITS.contains(&token.len()) || token.len() % 2 != 0 {

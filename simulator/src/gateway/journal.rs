@@ -83,6 +83,8 @@ pub struct Counts {
     pub answers: BTreeMap<(Provider, u16, String), u64>,
     /// Distinct `iat` among APNs provider tokens with a good signature.
     pub distinct_iats: u64,
+    /// Distinct APNs provider tokens with a good signature.
+    pub provider_tokens: u64,
     /// TLS connections opened, by provider.
     pub connections: BTreeMap<Provider, u64>,
     /// FCM access tokens handed out.
@@ -141,8 +143,9 @@ impl Journal {
         drop(self.feed.send(receipt));
     }
 
-    pub(super) fn saw_iat(&self, iat: i64) {
+    pub(super) fn saw_provider_token(&self, iat: i64) {
         self.with(|book| {
+            book.counts.provider_tokens += 1;
             // A token is valid for an hour around now, so this set stays small however long the gateway runs.
             if book.iats.insert(iat) {
                 book.counts.distinct_iats += 1;

@@ -10,12 +10,14 @@ mod guard;
 mod pool;
 mod providers;
 pub mod retry;
+mod token;
 
 pub use apns::KeyError;
 pub use fcm::AccountError;
 pub use guard::{Condition, Pause};
 pub use pool::TlsError;
 pub use providers::{Error, Options, Providers};
+pub use token::{Kept, KeptToken, Lease, Shelf, TokenKey, Unread};
 
 use async_trait::async_trait;
 use pool::{ConnectError, SendError};

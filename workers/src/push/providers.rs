@@ -1,10 +1,11 @@
 //! One provider per credential, made when first asked for and replaced when the credential changes.
 
 use super::Provider;
-use super::apns::{Apns, KeyError, Signer};
+use super::apns::{Apns, KeyError, ProviderTokens, Signer};
 use super::fcm::{AccountError, Fcm};
 use super::guard::{Condition, Guarded};
 use super::pool::{Limits, Peer, Pool, TlsError, tls_config};
+use super::token::{Alone, Shelf, TokenKey};
 use http::HeaderValue;
 use rustls::ClientConfig;
 use shared::clock::{SharedClock, SystemClock};
@@ -33,6 +34,8 @@ pub struct Options {
     pub max_age: Duration,
     /// Where the time comes from.
     pub clock: SharedClock,
+    /// Where the providers' tokens lie for every process; by default for this one alone.
+    pub shelf: Arc<dyn Shelf>,
 }
 
 impl Default for Options {
@@ -46,6 +49,7 @@ impl Default for Options {
             max_waiting: 10_000,
             max_age: Duration::from_mins(50),
             clock: Arc::new(SystemClock),
+            shelf: Arc::<Alone>::default(),
         }
     }
 }
@@ -82,17 +86,20 @@ struct Made {
     apns: HashMap<String, Entry<ApnsCredential, Apns>>,
     fcm: HashMap<String, Entry<FcmCredential, Fcm>>,
     /// One per key, since Apple counts tokens per key.
-    signers: HashMap<(String, String), SignerEntry>,
+    tokens: HashMap<TokenKey, Arc<ProviderTokens>>,
+}
+
+impl Made {
+    /// Forgets the tokens of keys that nothing uses any more.
+    fn tidy(&mut self) {
+        self.tokens
+            .retain(|_, tokens| Arc::strong_count(tokens) > 1);
+    }
 }
 
 struct Entry<C, P> {
     credential: C,
     provider: Arc<Guarded<P>>,
-}
-
-struct SignerEntry {
-    pem: shared::secret::Secret,
-    signer: Arc<Signer>,
 }
 
 impl Providers {
@@ -123,17 +130,18 @@ impl Providers {
         }
         let peer = Peer::parse(&credential.endpoint).ok_or(Error::Endpoint)?;
         let topic = topic(&credential.topic)?;
-        let signer = self.signer(&mut made, credential)?;
+        let tokens = self.provider_tokens(&mut made, credential)?;
         let clock = Arc::clone(&self.options.clock);
         let authority = peer.authority.clone();
         let pool = Pool::new(peer, Arc::clone(&self.tls), self.limits(Some(PING_APNS)));
-        let apns = Apns::new(pool, signer, authority, topic, Arc::clone(&clock));
+        let apns = Apns::new(pool, tokens, authority, topic, Arc::clone(&clock));
         let provider = Arc::new(Guarded::new(apns, policy, domain::Provider::Apns, clock));
         let entry = Entry {
             credential: credential.clone(),
             provider: Arc::clone(&provider),
         };
         made.apns.insert(policy.to_owned(), entry);
+        made.tidy();
         Ok(provider)
     }
 
@@ -154,7 +162,8 @@ impl Providers {
         let account = &credential.service_account;
         // FCM ends a connection after three PINGs without a request, so it gets none.
         let pool = || Pool::new(peer.clone(), Arc::clone(&self.tls), self.limits(None));
-        let fcm = Fcm::new(account, &peer, pool, &self.tls, Arc::clone(&clock))?;
+        let shelf = Arc::clone(&self.options.shelf);
+        let fcm = Fcm::new(account, &peer, pool, &self.tls, shelf, Arc::clone(&clock))?;
         let provider = Arc::new(Guarded::new(fcm, policy, domain::Provider::Fcm, clock));
         let entry = Entry {
             credential: credential.clone(),
@@ -169,8 +178,7 @@ impl Providers {
         let mut made = self.made();
         made.apns.remove(policy);
         made.fcm.remove(policy);
-        made.signers
-            .retain(|_, entry| Arc::strong_count(&entry.signer) > 1);
+        made.tidy();
     }
 
     /// How each credential is: policy, provider, condition.
@@ -193,25 +201,22 @@ impl Providers {
         apns.chain(fcm).collect()
     }
 
-    fn signer(&self, made: &mut Made, credential: &ApnsCredential) -> Result<Arc<Signer>, Error> {
-        let key = (credential.team_id.clone(), credential.key_id.clone());
-        if let Some(entry) = made.signers.get(&key)
-            && entry.pem == credential.private_key
-        {
-            return Ok(Arc::clone(&entry.signer));
+    fn provider_tokens(
+        &self,
+        made: &mut Made,
+        credential: &ApnsCredential,
+    ) -> Result<Arc<ProviderTokens>, Error> {
+        let name = Signer::name(credential);
+        if let Some(tokens) = made.tokens.get(&name) {
+            return Ok(Arc::clone(tokens));
         }
-        let signer = Arc::new(Signer::new(
-            &credential.team_id,
-            &credential.key_id,
-            credential.private_key.expose(),
-            Arc::clone(&self.options.clock),
-        )?);
-        let entry = SignerEntry {
-            pem: credential.private_key.clone(),
-            signer: Arc::clone(&signer),
-        };
-        made.signers.insert(key, entry);
-        Ok(signer)
+        let signer = Signer::new(credential)?;
+        let (shelf, clock) = (&self.options.shelf, &self.options.clock);
+        let tokens =
+            ProviderTokens::new(name.clone(), signer, Arc::clone(shelf), Arc::clone(clock));
+        let tokens = Arc::new(tokens);
+        made.tokens.insert(name, Arc::clone(&tokens));
+        Ok(tokens)
     }
 
     fn limits(&self, ping_after: Option<Duration>) -> Limits {

@@ -42,16 +42,20 @@ impl Bed {
         }
     }
 
+    pub(crate) fn fcm_credential(&self) -> FcmCredential {
+        FcmCredential {
+            service_account: self.gateway.service_account_json(),
+            endpoint: self.gateway.fcm_url().to_owned(),
+        }
+    }
+
     pub(crate) fn apns(&self, policy: &str) -> Arc<dyn Provider> {
         let credential = self.apns_credential();
         self.providers.apns(policy, &credential).unwrap()
     }
 
     pub(crate) fn fcm(&self, policy: &str) -> Arc<dyn Provider> {
-        let credential = FcmCredential {
-            service_account: self.gateway.service_account_json(),
-            endpoint: self.gateway.fcm_url().to_owned(),
-        };
+        let credential = self.fcm_credential();
         self.providers.fcm(policy, &credential).unwrap()
     }
 }

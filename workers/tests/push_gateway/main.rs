@@ -9,4 +9,5 @@ mod apns;
 mod bed;
 mod fcm;
 mod pool;
+mod tokens;
 mod wire;

@@ -4,9 +4,10 @@ mod classify;
 mod token;
 
 pub use token::KeyError;
-pub(super) use token::Signer;
+pub(super) use token::{ProviderTokens, Signer};
 
 use super::pool::{Pool, Reply};
+use super::token::{Token, Without};
 use super::{Call, MALFORMED, Provider, PushResult, latest, retry_after, transport};
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -16,7 +17,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, he
 use shared::clock::{Millis, SharedClock};
 use shared::id::DeliveryId;
 use std::sync::Arc;
-use token::ProviderToken;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -42,7 +42,7 @@ const LONGEST_TOKEN: usize = 200;
 /// One credential's way to APNs.
 pub(super) struct Apns {
     pool: Pool,
-    signer: Arc<Signer>,
+    tokens: Arc<ProviderTokens>,
     authority: Authority,
     topic: HeaderValue,
     clock: SharedClock,
@@ -62,14 +62,14 @@ struct Push<'a> {
 impl Apns {
     pub(super) fn new(
         pool: Pool,
-        signer: Arc<Signer>,
+        tokens: Arc<ProviderTokens>,
         authority: Authority,
         topic: HeaderValue,
         clock: SharedClock,
     ) -> Self {
         Self {
             pool,
-            signer,
+            tokens,
             authority,
             topic,
             clock,
@@ -108,7 +108,7 @@ impl Apns {
         })
     }
 
-    fn request(&self, push: &Push<'_>, token: &ProviderToken) -> Request<()> {
+    fn request(&self, push: &Push<'_>, token: &Token) -> Request<()> {
         let mut headers = HeaderMap::with_capacity(12);
         headers.insert(header::AUTHORIZATION, token.header.clone());
         headers.insert(TOPIC, self.topic.clone());
@@ -128,7 +128,7 @@ impl Apns {
         request
     }
 
-    async fn send(&self, push: &Push<'_>, token: &ProviderToken) -> Result<Action, PushResult> {
+    async fn send(&self, push: &Push<'_>, token: &Token) -> Result<Action, PushResult> {
         let sent = self
             .pool
             .send(|| self.request(push, token), &push.body, push.latest);
@@ -164,9 +164,14 @@ impl Provider for Apns {
                 reason: MALFORMED.into(),
             };
         };
-        let Ok(mut token) = self.signer.token() else {
-            return credentials("key_cannot_sign");
+        let mut token = match self.tokens.token().await {
+            Ok(token) => token,
+            Err(result) => return result,
         };
+        // The token may have taken its time.
+        if call.expires_at <= self.clock.now() {
+            return PushResult::Expired;
+        }
         let started = Instant::now();
         let mut second = false;
         loop {
@@ -177,15 +182,15 @@ impl Provider for Apns {
             match action {
                 Action::Result(result) => return result,
                 Action::FreezeToken(result) => {
-                    self.signer.freeze();
+                    self.tokens.freeze().await;
                     return result;
                 }
                 Action::RenewToken if second => return credentials("ExpiredProviderToken"),
-                Action::RenewToken => match self.signer.renewed(&token) {
-                    Ok(Some(renewed)) => token = renewed,
+                Action::RenewToken => match self.tokens.another(&token).await {
+                    Ok(renewed) => token = renewed,
                     // Too old to Apple and too young to be: one of the two clocks is wrong.
-                    Ok(None) => return credentials("clock_skew"),
-                    Err(KeyError) => return credentials("key_cannot_sign"),
+                    Err(Without::TooSoon) => return credentials("clock_skew"),
+                    Err(Without::Result(result)) => return result,
                 },
                 Action::OtherConnection if second => return credentials("UnrelatedKeyIdInToken"),
                 Action::OtherConnection => self.pool.renew(started),

@@ -1,6 +1,7 @@
 //! The service account file, and the signed statement that it is traded in with.
 
 use crate::push::pool::Peer;
+use crate::push::token::TokenKey;
 use http::Uri;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde::{Deserialize, Serialize};
@@ -59,7 +60,8 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn parse(json: &Secret) -> Result<Self, AccountError> {
+    /// The account, and the name that the processes know its key by.
+    pub(super) fn parse(json: &Secret) -> Result<(Self, TokenKey), AccountError> {
         let file: File = serde_json::from_str(json.expose()).map_err(|_| AccountError::Format)?;
         let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':');
         if file.project_id.is_empty() || !file.project_id.bytes().all(sound) {
@@ -68,7 +70,10 @@ impl Account {
         let token_uri: Uri = file.token_uri.parse().map_err(|_| AccountError::TokenUri)?;
         let token_peer = Peer::parse(&file.token_uri).ok_or(AccountError::TokenUri)?;
         let key = EncodingKey::from_rsa_pem(file.private_key.expose().as_bytes());
-        Ok(Self {
+        let key_id = file.private_key_id.as_deref().unwrap_or_default();
+        let identity = [file.client_email.as_str(), key_id, file.token_uri.as_str()];
+        let name = TokenKey::new("fcm", &identity, &file.private_key);
+        let account = Self {
             project: file.project_id,
             token_peer,
             token_uri,
@@ -76,7 +81,8 @@ impl Account {
             client_email: file.client_email,
             key_id: file.private_key_id,
             key: key.map_err(|_| AccountError::Key)?,
-        })
+        };
+        Ok((account, name))
     }
 
     /// The statement that Google trades for an access token.
@@ -102,7 +108,7 @@ mod tests {
     use shared::secret::Secret;
 
     fn parse(project: &str, uri: &str) -> Result<Account, AccountError> {
-        Account::parse(&Secret::new(
+        let parsed = Account::parse(&Secret::new(
             json!({
                 "project_id": project,
                 "client_email": "a@b",
@@ -110,14 +116,15 @@ mod tests {
                 "token_uri": uri,
             })
             .to_string(),
-        ))
+        ));
+        parsed.map(|(account, _)| account)
     }
 
     #[test]
     fn a_bad_file_is_refused_without_quoting_it() {
         let error = |r: Result<Account, AccountError>| r.err().unwrap();
         assert_eq!(
-            error(Account::parse(&Secret::new("{}"))),
+            error(Account::parse(&Secret::new("{}")).map(|(account, _)| account)),
             AccountError::Format
         );
         assert_eq!(

@@ -8,13 +8,14 @@ pub use account::AccountError;
 
 use super::apns::{TRACEPARENT, own};
 use super::pool::{Peer, Pool, Reply};
+use super::token::{Shelf, Token, Tokens, Without};
 use super::{Call, MALFORMED, Provider, PushResult, latest, retry_after, transport};
 use account::Account;
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use classify::{Action, Refusal, classify};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
-use oauth::{AccessToken, AccessTokens};
+use oauth::Fetcher;
 use rustls::ClientConfig;
 use serde::Deserialize;
 use shared::clock::{Millis, SharedClock};
@@ -28,7 +29,7 @@ const LONGEST_TOKEN: usize = 4096;
 /// One credential's way to FCM.
 pub(super) struct Fcm {
     pool: Pool,
-    tokens: AccessTokens,
+    tokens: Tokens<Fetcher>,
     uri: Uri,
     clock: SharedClock,
 }
@@ -44,24 +45,26 @@ impl Fcm {
         peer: &Peer,
         pool: impl FnOnce() -> Pool,
         tls: &Arc<ClientConfig>,
+        shelf: Arc<dyn Shelf>,
         clock: SharedClock,
     ) -> Result<Self, AccountError> {
-        let account = Account::parse(service_account)?;
+        let (account, key) = Account::parse(service_account)?;
         let path = format!("/v1/projects/{}/messages:send", account.project);
         let uri = Uri::builder()
             .scheme("https")
             .authority(peer.authority.clone())
             .path_and_query(path)
             .build();
+        let fetcher = Fetcher::new(account, Arc::clone(tls));
         Ok(Self {
             uri: uri.map_err(|_| AccountError::Project)?,
-            tokens: AccessTokens::new(account, Arc::clone(tls), Arc::clone(&clock)),
+            tokens: Tokens::new(key, fetcher, shelf, Arc::clone(&clock)),
             pool: pool(),
             clock,
         })
     }
 
-    fn request(&self, token: &AccessToken, trace: Option<&str>) -> Request<()> {
+    fn request(&self, token: &Token, trace: Option<&str>) -> Request<()> {
         let mut headers = HeaderMap::with_capacity(6);
         headers.insert(header::AUTHORIZATION, token.header.clone());
         headers.insert(
@@ -128,6 +131,10 @@ impl Provider for Fcm {
             Ok(token) => token,
             Err(result) => return result,
         };
+        // The token may have taken its time.
+        if call.expires_at <= self.clock.now() {
+            return PushResult::Expired;
+        }
         let mut refreshed = false;
         loop {
             let request = || self.request(&token, trace);
@@ -143,9 +150,9 @@ impl Provider for Fcm {
                         reason: "UNAUTHENTICATED".into(),
                     };
                 }
-                Action::RefreshToken => match self.tokens.refreshed(&token).await {
+                Action::RefreshToken => match self.tokens.another(&token).await {
                     Ok(fresh) => token = fresh,
-                    Err(result) => return result,
+                    Err(without) => return Without::result(without),
                 },
             }
             refreshed = true;
