@@ -2,6 +2,7 @@
 
 use crate::machine::{Costs, Usage};
 use crate::options::Options;
+use crate::request::{APNS_STREAMS, FCM_STREAMS, Prebuilt, prebuilt, url};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -9,7 +10,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use shared::clock::{Clock as _, SystemClock};
+use shared::domain::Provider;
 use simulator::Gateway;
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,9 +18,18 @@ use tokio::task::JoinSet;
 
 /// With all in flight on one connection, the peer's window of 64 KiB would cut the bodies into crumbs, and it would hang up.
 const CONNECTIONS: usize = 4;
-const PAYLOAD: &str = r#"{"aps":{"alert":{"title":"Confirmation requested","body":"Open the app to answer."},"category":"COUNTERSIGN_PUSH","interruption-level":"time-sensitive","mutable-content":1,"sound":"default"},"push":"psh_00000000000000000000000000"}"#;
 
-type Sender = http2::SendRequest<Full<Bytes>>;
+/// As many connections as it takes to have all in flight.
+fn connections(options: &Options, streams: Option<u32>) -> usize {
+    let streams = streams.unwrap_or(match options.provider {
+        Provider::Apns => APNS_STREAMS,
+        Provider::Fcm => FCM_STREAMS,
+    });
+    options.flights.div_ceil(streams as usize).max(CONNECTIONS)
+}
+
+/// A handle to a connection.
+pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// What it did.
 pub(crate) struct Bare {
@@ -31,14 +41,15 @@ pub(crate) struct Bare {
     pub(crate) costs: Costs,
 }
 
-async fn connect(gateway: &Gateway) -> Result<Sender> {
+/// A warm connection to a provider.
+pub(crate) async fn connect(gateway: &Gateway, provider: Provider) -> Result<Sender> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(gateway.ca_pem().as_bytes())?)?;
     let mut tls = rustls::ClientConfig::builder()
         .with_root_certificates(roots)
         .with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec()];
-    let address = gateway.apns_url().trim_start_matches("https://");
+    let address = url(gateway, provider).trim_start_matches("https://");
     let tcp = tokio::net::TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
@@ -49,35 +60,7 @@ async fn connect(gateway: &Gateway) -> Result<Sender> {
     Ok(sender)
 }
 
-fn request(gateway: &Gateway) -> Result<http::Request<Full<Bytes>>> {
-    let key = gateway.apns_key();
-    let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256);
-    header.kid = Some(key.key_id);
-    let claims = serde_json::json!({"iss": key.team_id, "iat": SystemClock.now() / 1000});
-    let signing = jsonwebtoken::EncodingKey::from_ec_pem(key.p8.expose().as_bytes())?;
-    let jwt = jsonwebtoken::encode(&header, &claims, &signing)?;
-    let mut authorization = http::HeaderValue::try_from(format!("bearer {jwt}"))?;
-    authorization.set_sensitive(true);
-    Ok(http::Request::post(format!(
-        "{}/3/device/{}",
-        gateway.apns_url(),
-        "a1".repeat(32)
-    ))
-    .header("authorization", authorization)
-    .header("apns-topic", key.topic)
-    .header("apns-push-type", "alert")
-    .header("apns-priority", "10")
-    .header("apns-expiration", SystemClock.now() / 1000 + 120)
-    .header("apns-id", "0198c0de-0000-7000-8000-000000000000")
-    .header("apns-collapse-id", "psh_00000000000000000000000000")
-    .body(Full::new(Bytes::from_static(PAYLOAD.as_bytes())))?)
-}
-
-async fn send(
-    mut sender: Sender,
-    request: http::Request<Full<Bytes>>,
-    until: Instant,
-) -> Result<u64> {
+async fn send(mut sender: Sender, request: Prebuilt, until: Instant) -> Result<u64> {
     let mut count = 0;
     while Instant::now() < until {
         let response = sender.send_request(request.clone()).await?;
@@ -92,11 +75,15 @@ async fn send(
 }
 
 /// Sends for one step. The connections are warm before it begins.
-pub(crate) async fn measure(options: &Options, gateway: &Gateway) -> Result<Bare> {
-    let request = request(gateway)?;
+pub(crate) async fn measure(
+    options: &Options,
+    gateway: &Gateway,
+    streams: Option<u32>,
+) -> Result<Bare> {
+    let request = prebuilt(gateway, options.provider).await?;
     let mut senders = vec![];
-    for _ in 0..CONNECTIONS {
-        let sender = connect(gateway).await?;
+    for _ in 0..connections(options, streams) {
+        let sender = connect(gateway, options.provider).await?;
         send(
             sender.clone(),
             request.clone(),
@@ -108,7 +95,7 @@ pub(crate) async fn measure(options: &Options, gateway: &Gateway) -> Result<Bare
     let (before, began) = (Usage::now(), Instant::now());
     let mut tasks = JoinSet::new();
     for flight in 0..options.flights {
-        let sender = senders[flight % CONNECTIONS].clone();
+        let sender = senders[flight % senders.len()].clone();
         tasks.spawn(send(sender, request.clone(), began + options.step()));
     }
     let mut count = 0;

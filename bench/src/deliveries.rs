@@ -11,9 +11,10 @@ use cli::roles::{Ground, Role};
 use serde_json::json;
 use shared::clock::{Clock as _, SystemClock};
 use shared::message::Lane;
-use shared::store::db::Statement;
+use shared::store::db::{Row, Statement};
 use shared::store::{Begun, NewBatch, Store, Taken};
 use simulator::Gateway;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -25,28 +26,77 @@ const PART: usize = 400;
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-static OPEN: Statement = Statement::new(
-    "SELECT COUNT(*) AS n FROM deliveries WHERE state IN ('queued', 'sending', 'retry_wait')",
-);
-static SENT: Statement =
-    Statement::new("SELECT COUNT(*) AS n FROM deliveries WHERE state = 'sent'");
+/// After this long without another accepted push only retries are left, of which one is at least a second away.
+const QUIET: Duration = Duration::from_millis(400);
+/// Where some are refused, the rate is that of the time until this part of what was ever accepted.
+const BULK_OF_IT: f64 = 0.95;
+const OPEN: [&str; 3] = ["queued", "sending", "retry_wait"];
+
+static STATES: Statement =
+    Statement::new("SELECT state, COUNT(*) AS n FROM deliveries GROUP BY state");
+// What a run's mix has killed lives again in the next one.
+static REVIVE: Statement =
+    Statement::new("UPDATE devices SET address_state = 'valid' WHERE address_state = 'invalid'");
+
+/// How many deliveries are in each state.
+type States = BTreeMap<String, i64>;
 
 /// One run.
 struct Run {
     /// When the last push was taken.
     taken: Duration,
-    /// When the provider had all.
-    sent: Duration,
+    /// Accepted by the provider, per second.
+    rate: f64,
     /// When all were recorded.
     recorded: Duration,
     /// Calls beyond one for each push.
-    again: u64,
+    again: i64,
+    /// What became of the deliveries.
+    states: States,
     costs: Costs,
 }
 
-async fn count(store: &Store, statement: &Statement) -> Result<i64> {
-    let rows = store.db().fetch(statement, &[]).await?;
-    Ok(rows.first().map_or(Ok(0), |row| row.int("n"))?)
+async fn states(store: &Store) -> Result<States> {
+    let rows = store.db().fetch(&STATES, &[]).await?;
+    let state = |row: &Row| anyhow::Ok((row.text("state")?, row.int("n")?));
+    rows.iter().map(state).collect()
+}
+
+/// What has come since `before`, and whether that is all.
+fn settled(before: &States, now: &States, pushes: usize) -> (States, bool) {
+    let mut new = now.clone();
+    for (state, n) in &mut new {
+        *n -= before.get(state).copied().unwrap_or(0);
+    }
+    new.retain(|_, n| *n != 0);
+    // Of a batch nothing is written before the result.
+    let all = new.values().sum::<i64>() == pushes as i64;
+    let open = OPEN.iter().any(|state| new.contains_key(*state));
+    (new, all && !open)
+}
+
+/// The time until all of `wanted` were accepted; where some are refused, until nothing more comes for now, with what came when.
+async fn accepted(
+    gateway: &Gateway,
+    began: Instant,
+    from: u64,
+    wanted: u64,
+    some_refused: bool,
+) -> Result<Vec<(Duration, u64)>> {
+    let mut seen: Vec<(Duration, u64)> = vec![];
+    loop {
+        let (at, count) = (began.elapsed(), gateway.counts().accepted - from);
+        let last = seen.last().copied().unwrap_or_default();
+        if count > last.1 {
+            seen.push((at, count));
+        }
+        let quiet = some_refused && count > 0 && count == last.1 && at > last.0 + QUIET;
+        if count >= wanted || quiet {
+            return Ok(seen);
+        }
+        ensure!(at < PATIENCE, "not all pushes were sent in time");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 async fn take(store: &Store, seed: &Arc<Seed>, from: usize, to: usize) -> Result<()> {
@@ -95,7 +145,8 @@ async fn run(
 ) -> Result<Run> {
     let pushes = options.pushes;
     let wanted = pushes as u64;
-    let (calls, sent) = (gateway.counts(), count(store, &SENT).await?);
+    store.db().write(&REVIVE, &[]).await?;
+    let (calls, written) = (gateway.counts(), states(store).await?);
     let writers = match footing {
         Footing::Embedded => 1,
         Footing::Servers => 3,
@@ -119,40 +170,72 @@ async fn run(
         }
         anyhow::Ok(began.elapsed())
     };
-    let accepted = async {
-        while gateway.counts().accepted < calls.accepted + wanted {
-            ensure!(
-                began.elapsed() < PATIENCE,
-                "not all pushes were sent in time"
-            );
-            tokio::time::sleep(Duration::from_millis(2)).await;
+    let some_refused = !options.errors.is_empty();
+    let sending = accepted(gateway, began, calls.accepted, wanted, some_refused);
+    let (taken, mut seen) = tokio::try_join!(taken, sending)?;
+    let states = loop {
+        let (new, done) = settled(&written, &states(store).await?, pushes);
+        seen.push((began.elapsed(), gateway.counts().accepted - calls.accepted));
+        if done {
+            break new;
         }
-        Ok(began.elapsed())
-    };
-    let (taken, accepted) = tokio::try_join!(taken, accepted)?;
-    // Of a batch nothing is written before the result.
-    while count(store, &OPEN).await? > 0 || count(store, &SENT).await? - sent < pushes as i64 {
         ensure!(
             began.elapsed() < PATIENCE,
-            "not all deliveries were recorded in time"
+            "not all deliveries were recorded in time: {new:?}"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    };
     let recorded = began.elapsed();
     let costs = Usage::now().per(&before, wanted);
-    let now_sent = count(store, &SENT).await?;
+    let total = gateway.counts().accepted - calls.accepted;
+    let sent = states.get("sent").copied().unwrap_or(0);
     ensure!(
-        now_sent - sent == i64::try_from(pushes)?,
-        "{} deliveries are recorded as sent, not {pushes}",
-        now_sent - sent
+        sent == total as i64 && (some_refused || total == wanted),
+        "{sent} deliveries are recorded as sent, {total} were accepted, of {pushes}"
     );
+    let skipped = states.get("skipped").copied().unwrap_or(0);
+    let part = if some_refused { BULK_OF_IT } else { 1.0 };
+    let enough = (total as f64 * part).ceil() as u64;
+    let (at, count) = seen
+        .into_iter()
+        .find(|(_, count)| *count >= enough)
+        .unwrap_or((recorded, total));
     Ok(Run {
         taken,
-        sent: accepted,
+        rate: count as f64 / at.as_secs_f64(),
         recorded,
-        again: gateway.counts().requests - calls.requests - wanted,
+        again: (gateway.counts().requests - calls.requests) as i64 - (pushes as i64 - skipped),
+        states,
         costs,
     })
+}
+
+/// How the simulated provider is to be reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wire {
+    /// Milliseconds for each push.
+    pub(crate) latency: u64,
+    /// Streams on a connection; `None` is the provider's own limit.
+    pub(crate) streams: Option<u32>,
+}
+
+impl Wire {
+    /// `20 ms`, `20 ms, 100 streams`.
+    pub(crate) fn words(self) -> String {
+        let latency = format!("{} ms", self.latency);
+        match self.streams {
+            Some(streams) => format!("{latency}, {streams} streams"),
+            None => latency,
+        }
+    }
+}
+
+/// What other measurements are compared with.
+pub(crate) struct Measured {
+    /// The bare client's rate.
+    pub(crate) bare: f64,
+    /// Our bulk lane's rate and costs, where it was asked for.
+    pub(crate) bulk: Option<(f64, Costs)>,
 }
 
 /// Deliveries in each lane, each run beside a run of the bare client.
@@ -161,9 +244,9 @@ pub(crate) async fn measure(
     deployment: &Deployment,
     seed: &Arc<Seed>,
     gateway: &Gateway,
-    latency: u64,
+    wire: Wire,
     report: &mut Report,
-) -> Result<()> {
+) -> Result<Measured> {
     let ground = Ground::open(&deployment.settings, Arc::new(SystemClock))
         .await
         .map_err(failed)?;
@@ -180,61 +263,75 @@ pub(crate) async fn measure(
         .map(|lane| (lane, vec![]))
         .collect();
     for _ in 0..options.runs.max(1) {
-        bares.push(bare::measure(options, gateway).await?);
+        bares.push(bare::measure(options, gateway, wire.streams).await?);
+        gateway.set_mix(options.errors.shares.clone());
         for (lane, runs) in &mut lanes {
             let one = run(options, deployment.footing, &store, seed, gateway, *lane).await?;
-            say(&format!(
-                "  {lane:?} {:.0}/s, load {:.1}",
-                options.pushes as f64 / one.sent.as_secs_f64(),
-                load()
-            ));
+            say(&format!("  {lane:?} {:.0}/s, load {:.1}", one.rate, load()));
             runs.push(one);
         }
+        gateway.set_mix(vec![]);
     }
     ensure!(running.stop().await, "the roles did not stop in time");
     let bare = median(bares.iter().map(|bare| bare.rate).collect());
     let bare_costs = mean(bares.iter().map(|bare| &bare.costs));
     report.add(Line {
-        what: format!("bare client, {} in flight, {latency} ms", options.flights),
+        what: format!(
+            "bare client, {} in flight, {}",
+            options.flights,
+            wire.words()
+        ),
         count: bares.iter().map(|bare| bare.count).sum(),
         rate: Some(bare),
         ratio: Some(1.0),
         costs: bare_costs.clone(),
         ..Line::default()
     });
+    let mut measured = Measured { bare, bulk: None };
     for (lane, runs) in lanes {
-        let rate = |of: fn(&Run) -> Duration| {
-            median(
-                runs.iter()
-                    .map(|run| options.pushes as f64 / of(run).as_secs_f64())
-                    .collect(),
-            )
+        let per_second = |of: fn(&Run) -> Duration| {
+            let all = runs.iter().map(of);
+            let rates = all.map(|time| options.pushes as f64 / time.as_secs_f64());
+            json!(median(rates.collect()).round())
         };
-        let sent = rate(|run| run.sent);
+        let rate = median(runs.iter().map(|run| run.rate).collect());
         let costs = mean(runs.iter().map(|run| &run.costs));
+        if lane == LaneWord::Bulk {
+            measured.bulk = Some((rate, costs.clone()));
+        }
         let part = ours(&bare_costs) / ours(&costs);
-        let notes = vec![
+        let mut notes = vec![
             ("of bare by cost", json!((part * 1e3).round() / 1e3)),
-            ("taken/s", json!(rate(|run| run.taken).round())),
-            ("recorded/s", json!(rate(|run| run.recorded).round())),
+            ("taken/s", per_second(|run| run.taken)),
+            ("recorded/s", per_second(|run| run.recorded)),
             (
                 "again",
-                json!(runs.iter().map(|run| run.again).sum::<u64>()),
+                json!(runs.iter().map(|run| run.again).sum::<i64>()),
             ),
         ];
+        let mut what = format!(
+            "deliveries, {}, {}",
+            format!("{lane:?}").to_lowercase(),
+            wire.words()
+        );
+        if !options.errors.is_empty() {
+            what = format!("{what}, errors {}", options.errors.text);
+            let mut all = States::new();
+            for (state, n) in runs.iter().flat_map(|run| &run.states) {
+                *all.entry(state.clone()).or_default() += n;
+            }
+            notes.push(("deliveries", json!(all)));
+        }
         report.add(Line {
-            what: format!(
-                "deliveries, {}, {latency} ms",
-                format!("{lane:?}").to_lowercase()
-            ),
+            what,
             footing: deployment.footing.word(),
             count: (options.pushes * runs.len()) as u64,
-            rate: Some(sent),
-            ratio: Some(sent / bare),
+            rate: Some(rate),
+            ratio: Some(rate / bare),
             costs,
             notes,
             ..Line::default()
         });
     }
-    Ok(())
+    Ok(measured)
 }

@@ -82,6 +82,17 @@ fn family_seconds(pid: u32) -> f64 {
         .sum::<f64>()
 }
 
+/// Processor time of all processes of a group that are alive, in seconds.
+pub(crate) fn group_seconds(group: u32) -> f64 {
+    let all = std::fs::read_dir("/proc").ok().into_iter().flatten();
+    all.flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter_map(stat)
+        .filter(|fields| fields.get(2).is_some_and(|of| *of == group.to_string()))
+        .map(|fields| seconds_of(&fields, false))
+        .sum()
+}
+
 /// Resident memory of a process, in KiB.
 pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = read(format!("/proc/{pid}/status"));

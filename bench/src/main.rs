@@ -7,18 +7,25 @@ mod deliveries;
 mod deployment;
 mod http1;
 mod machine;
+mod mix;
 mod options;
+mod peers;
+mod rabbitmq;
 mod report;
+mod request;
 mod seed;
 mod server;
+mod storeless;
 mod wait;
 
 use anyhow::{Result, anyhow};
 use clap::Parser as _;
+use deliveries::Wire;
 use deployment::Deployment;
-use options::{Options, Part};
+use options::{Footing, Options, Part};
 use report::Report;
-use simulator::{Gateway, GatewayOptions};
+use shared::domain;
+use simulator::{Gateway, GatewayOptions, Provider};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,20 +55,55 @@ async fn told_to_stop() -> Result<()> {
     Ok(())
 }
 
+/// Every latency with every limit of streams.
+fn wires(options: &Options) -> Vec<Wire> {
+    let with = |latency: &u64| {
+        let latency = *latency;
+        let limits = options.stream_limits().into_iter();
+        limits.map(move |streams| Wire { latency, streams })
+    };
+    options.latency.iter().flat_map(with).collect()
+}
+
+/// For connections opened from now on.
+fn set(gateway: &Gateway, provider: domain::Provider, wire: Wire) {
+    gateway.set_latency(Duration::from_millis(wire.latency));
+    let (provider, own) = match provider {
+        domain::Provider::Apns => (Provider::Apns, request::APNS_STREAMS),
+        domain::Provider::Fcm => (Provider::Fcm, request::FCM_STREAMS),
+    };
+    gateway.set_max_streams(provider, wire.streams.unwrap_or(own));
+}
+
 async fn one_footing(
     options: &Options,
     deployment: &Deployment,
     gateway: &Gateway,
     report: &mut Report,
 ) -> Result<()> {
-    let seed = seed::plant(deployment, gateway, options.users).await?;
+    let seed = seed::plant(deployment, gateway, options.provider, options.users).await?;
     let seed = std::sync::Arc::new(seed);
-    if options.does(Part::Deliveries) {
-        for latency in &options.latency {
-            gateway.set_latency(Duration::from_millis(*latency));
-            deliveries::measure(options, deployment, &seed, gateway, *latency, report).await?;
+    for wire in wires(options) {
+        set(gateway, options.provider, wire);
+        let peers = options.does(Part::Peers);
+        if options.does(Part::Deliveries) || peers {
+            let beside =
+                deliveries::measure(options, deployment, &seed, gateway, wire, report).await?;
+            if peers {
+                peers::measure(options, deployment, gateway, wire, &beside, report).await?;
+            }
         }
-        gateway.set_latency(Duration::ZERO);
+        if options.does(Part::Storeless) {
+            storeless::measure(options, deployment, gateway, wire, report).await?;
+        }
+    }
+    let wire = Wire {
+        latency: 0,
+        streams: None,
+    };
+    set(gateway, options.provider, wire);
+    if options.does(Part::Rabbitmq) && deployment.footing == Footing::Servers {
+        rabbitmq::measure(options, deployment, gateway, report).await?;
     }
     if options.does(Part::Accept) {
         accept::measure(options, deployment, &seed, gateway, report).await?;

@@ -1,6 +1,8 @@
 //! What is measured, and how much of it.
 
+use crate::mix::Mix;
 use clap::{Parser, ValueEnum};
+use shared::domain::Provider;
 use std::time::Duration;
 
 /// What a deployment stands on.
@@ -27,6 +29,12 @@ impl Footing {
 pub(crate) enum Part {
     /// From the first accept to the last call and the last record, beside a bare client.
     Deliveries,
+    /// The queue and the calls alone, without the database.
+    Storeless,
+    /// What RabbitMQ takes and gives by itself.
+    Rabbitmq,
+    /// A pipeline of Celery, RabbitMQ and httpx or aioapns, beside our bulk lane. Only when asked for: it installs Python packages.
+    Peers,
     /// `POST …/pushes` until its 202.
     Accept,
     /// Long polls, released by the end of their pushes.
@@ -56,12 +64,22 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3)]
     pub(crate) runs: usize,
     /// What the simulated providers take per push, in milliseconds.
-    #[arg(long, value_delimiter = ',', default_value = "0,20")]
+    #[arg(long, value_delimiter = ',', default_value = "0,20,80")]
     pub(crate) latency: Vec<u64>,
+    /// How many streams the simulated providers allow on a connection; when left out, as the real ones: 1000 at APNs, 100 at FCM.
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) streams: Vec<u32>,
+    /// Through which provider.
+    #[arg(long, value_parser = provider, default_value = "apns")]
+    pub(crate) provider: Provider,
+    /// What the simulated providers refuse, in percent of the pushes, such as `503:1,unregistered:0.1`. Words: 429, 500, 503,
+    /// unregistered. It is for deliveries: the bare client and the others are always served well.
+    #[arg(long, default_value = "")]
+    pub(crate) errors: Mix,
     /// Which footings; both when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) footing: Vec<Footing>,
-    /// Which measurements; all when left out.
+    /// Which measurements; all but peers when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Part>,
     /// Which lanes of deliveries; both when left out.
@@ -70,9 +88,20 @@ pub(crate) struct Options {
     /// A JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Which configurations of peers, of those in bench/peers/run.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "prefork,threads,gevent,httpx,aioapns"
+    )]
+    pub(crate) pools: Vec<String>,
     /// The process under load; its settings come by environment.
     #[arg(long, hide = true)]
     pub(crate) serve: bool,
+}
+
+fn provider(word: &str) -> Result<Provider, String> {
+    word.parse().map_err(|()| "it is apns or fcm".to_owned())
 }
 
 /// A lane, as an option.
@@ -105,7 +134,19 @@ impl Options {
 
     /// Whether a measurement was asked for.
     pub(crate) fn does(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        match part {
+            Part::Peers => self.only.contains(&part),
+            _ => self.only.is_empty() || self.only.contains(&part),
+        }
+    }
+
+    /// The stream limits asked for; `None` is the provider's own.
+    pub(crate) fn stream_limits(&self) -> Vec<Option<u32>> {
+        if self.streams.is_empty() {
+            vec![None]
+        } else {
+            self.streams.iter().copied().map(Some).collect()
+        }
     }
 
     /// The length of one step; at most a minute.

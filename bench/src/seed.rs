@@ -1,11 +1,14 @@
 //! A store with users, each with one device, and a policy that leads to the simulated APNs.
 
 use crate::deployment::{Deployment, failed};
+use crate::request::token;
 use anyhow::{Context as _, Result, anyhow};
 use cli::roles::open_database;
 use shared::clock::{Clock as _, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret, content_hash, random_text};
-use shared::domain::{ApnsCredential, Content, Field, Kind, OpenPrompts, Provider, Rules, Target};
+use shared::domain::{
+    ApnsCredential, Content, FcmCredential, Field, Kind, OpenPrompts, Provider, Rules, Target,
+};
 use shared::id::{PushId, StoreId, UserId};
 use shared::message::Lane;
 use shared::secret::Secret;
@@ -33,7 +36,8 @@ pub(crate) struct Seed {
     pub(crate) key: Secret,
 }
 
-fn apns(gateway: &Gateway) -> ApnsCredential {
+/// The way to the simulated APNs.
+pub(crate) fn apns(gateway: &Gateway) -> ApnsCredential {
     let key = gateway.apns_key();
     ApnsCredential {
         team_id: key.team_id,
@@ -44,20 +48,38 @@ fn apns(gateway: &Gateway) -> ApnsCredential {
     }
 }
 
-async fn add_user(store: &Store, tenant: &StoreId, key: DeviceKey, n: usize) -> Result<UserId> {
+/// The way to the simulated FCM.
+pub(crate) fn fcm(gateway: &Gateway) -> FcmCredential {
+    FcmCredential {
+        service_account: gateway.service_account_json(),
+        endpoint: gateway.fcm_url().to_owned(),
+    }
+}
+
+async fn add_user(
+    store: &Store,
+    tenant: &StoreId,
+    key: DeviceKey,
+    provider: Provider,
+    n: usize,
+) -> Result<UserId> {
     let now = SystemClock.now();
     let user = store
         .add_user(tenant, &format!("user-{n}"), now)
         .await?
         .context("a user exists already")?;
+    let platform = match provider {
+        Provider::Apns => "ios",
+        Provider::Fcm => "android",
+    };
     let device = NewDevice {
         rp: RP.to_owned(),
         name: "Phone".to_owned(),
-        platform: "ios".to_owned(),
+        platform: platform.to_owned(),
         key,
         address: Some(Address {
-            provider: Provider::Apns,
-            token: Secret::new(format!("{n:064x}")),
+            provider,
+            token: Secret::new(token(provider, n)),
         }),
     };
     store
@@ -71,6 +93,7 @@ async fn add_user(store: &Store, tenant: &StoreId, key: DeviceKey, n: usize) -> 
 pub(crate) async fn plant(
     deployment: &Deployment,
     gateway: &Gateway,
+    provider: Provider,
     users: usize,
 ) -> Result<Seed> {
     let db = open_database(&deployment.settings.database_url)
@@ -84,8 +107,10 @@ pub(crate) async fn plant(
     store
         .add_key(Some(&tenant), &key.hash, &["*".to_owned()], "bench", now)
         .await?;
-    let place = PushPolicy::place(&tenant, RP, Provider::Apns);
-    let credential = Secret::new(serde_json::to_string(&apns(gateway))?);
+    let seal = |provider, text: String| {
+        let place = PushPolicy::place(&tenant, RP, provider);
+        Some(secret.seal(&place, &Secret::new(text)))
+    };
     let sealed = SealedPolicy {
         // Few users stand for many.
         rules: Rules {
@@ -95,12 +120,12 @@ pub(crate) async fn plant(
             ..Rules::default()
         },
         name: "Simulated".to_owned(),
-        apns: Some(secret.seal(&place, &credential)),
-        fcm: None,
+        apns: seal(Provider::Apns, serde_json::to_string(&apns(gateway))?),
+        fcm: seal(Provider::Fcm, serde_json::to_string(&fcm(gateway))?),
     };
     store.put_push_policy(&tenant, RP, sealed, now).await?;
     // Nobody answers by these devices, so one key serves them all.
-    let phone = Phone::new(Provider::Apns, "Phone");
+    let phone = Phone::new(provider, "Phone");
     let device_key: DeviceKey = serde_json::from_value(phone.public_jwk())?;
     let next = Arc::new(AtomicUsize::new(0));
     let mut writers = JoinSet::new();
@@ -114,7 +139,7 @@ pub(crate) async fn plant(
                 if n >= users {
                     return anyhow::Ok(added);
                 }
-                added.push(add_user(&store, &tenant, device_key.clone(), n).await?);
+                added.push(add_user(&store, &tenant, device_key.clone(), provider, n).await?);
             }
         });
     }

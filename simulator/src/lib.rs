@@ -13,6 +13,6 @@ mod recent;
 pub use error::Error;
 pub use fleet::{Behaviour, Fleet, Rang};
 pub use gateway::{
-    ApnsKey, ApnsReason, Counts, FcmCode, Gateway, GatewayOptions, Provider, Receipt, Script,
+    ApnsKey, ApnsReason, Counts, FcmCode, Gateway, GatewayOptions, Provider, Receipt, Script, Share,
 };
 pub use phone::{Answered, Decision, Phone, Prompt};

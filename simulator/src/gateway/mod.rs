@@ -12,18 +12,21 @@ mod fcm_reply;
 mod journal;
 mod keys;
 mod listen;
+mod mix;
 mod oauth;
 mod reasons;
 mod script;
 
 pub use journal::{Counts, Provider, Receipt};
 pub use keys::ApnsKey;
+pub use mix::Share;
 pub use reasons::{ApnsReason, FcmCode};
 pub use script::Script;
 
 use crate::Error;
 use journal::Journal;
 use keys::{ApnsCredential, ServiceAccount, Tls};
+use mix::Mix;
 use script::{Book, Step, Verdict};
 use shared::clock::{Clock, Millis, SystemClock};
 use shared::secret::Secret;
@@ -65,6 +68,7 @@ impl Default for GatewayOptions {
 struct State {
     journal: Journal,
     scripts: Book,
+    mix: Mix,
     apns: ApnsCredential,
     account: ServiceAccount,
     verified: apns_token::Verified,
@@ -83,8 +87,11 @@ impl State {
     fn judge(&self, provider: Provider, token: &str) -> Step {
         if self.outage.load(Ordering::Relaxed) {
             Step::answer(Verdict::Down)
+        } else if let Some(step) = self.scripts.step(provider, token) {
+            step
         } else {
-            self.scripts.step(provider, token)
+            let mixed = self.mix.step();
+            mixed.unwrap_or_else(|| Step::answer(Verdict::Accept))
         }
     }
 
@@ -139,6 +146,7 @@ impl Gateway {
         let state = Arc::new(State {
             journal: Journal::new(options.journal_capacity),
             scripts: Book::default(),
+            mix: Mix::default(),
             apns: ApnsCredential::generate()?,
             account: ServiceAccount::generate(&fcm_url)?,
             verified: apns_token::Verified::default(),
@@ -209,6 +217,12 @@ impl Gateway {
     /// Forgets every script.
     pub fn clear_scripts(&self) {
         self.0.state.scripts.clear();
+    }
+
+    /// From now on, these parts of the pushes to tokens without a script meet these faults; none when empty. What a script does several
+    /// times, such as [`Script::Flaky`], it does once each time.
+    pub fn set_mix(&self, shares: Vec<Share>) {
+        self.0.state.mix.set(shares);
     }
 
     /// 503 for every well-formed push, whatever its token's script. The OAuth2 endpoint goes on working.

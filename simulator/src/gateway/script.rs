@@ -119,7 +119,7 @@ impl Script {
         }
     }
 
-    fn step(&self) -> Step {
+    pub(super) fn step(&self) -> Step {
         match self {
             Self::Ok => Step::answer(Verdict::Accept),
             Self::Unregistered { since_ms } => Step::answer(Verdict::Gone {
@@ -233,19 +233,17 @@ impl Book {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Pages::default();
     }
 
-    pub(super) fn step(&self, provider: Provider, token: &str) -> Step {
+    /// What happens to this push; `None` where the token has no script.
+    pub(super) fn step(&self, provider: Provider, token: &str) -> Option<Step> {
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !pages.entries.is_empty()
             && let Some(entry) = pages.entries.get_mut(&key(token))
         {
-            return entry.step();
+            return Some(entry.step());
         }
-        let Some(script) = (provider == Provider::Fcm)
+        let script = (provider == Provider::Fcm)
             .then(|| Script::self_described(token))
-            .flatten()
-        else {
-            return Step::answer(Verdict::Accept);
-        };
+            .flatten()?;
         let mut entry = Entry {
             left: script.times(),
             script,
@@ -255,7 +253,7 @@ impl Book {
             pages.self_described += 1;
             pages.entries.insert(key(token), entry);
         }
-        step
+        Some(step)
     }
 }
 
@@ -269,7 +267,7 @@ mod tests {
         let book = Book::default();
         book.set("AB12", Script::Flaky { failures: 2 }, None);
         let verdicts: Vec<_> = (0..3)
-            .map(|_| book.step(Provider::Apns, "ab12").verdict)
+            .map(|_| book.step(Provider::Apns, "ab12").unwrap().verdict)
             .collect();
         assert_eq!(
             verdicts,
@@ -280,7 +278,7 @@ mod tests {
     #[test]
     fn a_token_can_say_what_happens_to_it() {
         let book = Book::default();
-        let first = |token: &str| book.step(Provider::Fcm, token);
+        let first = |token: &str| book.step(Provider::Fcm, token).unwrap();
         assert_eq!(first("sim:slow:3s:x").delay, Duration::from_secs(3));
         assert_eq!(first("sim:slow:20ms:x").delay, Duration::from_millis(20));
         assert_eq!(
@@ -294,7 +292,7 @@ mod tests {
             }
         );
         assert_eq!(first("sim:throttle:1:x"), Step::answer(Verdict::Accept));
-        assert_eq!(first("sim:nonsense"), Step::answer(Verdict::Accept));
+        assert_eq!(book.step(Provider::Fcm, "sim:nonsense"), None);
         book.set("sim:unregistered:x", Script::Ok, None);
         assert_eq!(first("sim:unregistered:x"), Step::answer(Verdict::Accept));
     }
