@@ -10,3 +10,7 @@ pub mod output;
 pub mod roles;
 pub mod settings;
 mod telemetry;
+
+// A push is some hundred small allocations in several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

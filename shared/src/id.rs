@@ -137,9 +137,39 @@ ids! {
     AuditId = "aud";
 }
 
+/// How many digits of an identifier say when it was made.
+const TIME: usize = 10;
+
+impl DeliveryId {
+    /// The delivery of a push to a device: always the same one. It takes its time from the push, so that the deliveries of one time lie together in an
+    /// index.
+    pub fn of(push: &PushId, device: &DeviceId) -> Self {
+        let Self(hash) = Self::derived(&[push.as_str(), device.as_str()]);
+        let prefix = hash.len() - 26;
+        let begin = push.0.len() - 26;
+        Self(format!(
+            "{}{}{}",
+            &hash[..prefix],
+            &push.0[begin..begin + TIME],
+            &hash[prefix + TIME..]
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{DeliveryId, PushId};
+    use super::{DeliveryId, DeviceId, PushId};
+
+    #[test]
+    fn a_delivery_follows_from_push_and_device_and_sorts_by_the_push() {
+        let (push, later) = (PushId::fresh(1_000), PushId::fresh(2_000));
+        let (one, other) = (DeviceId::fresh(3_000), DeviceId::fresh(9_000));
+        let id = DeliveryId::of(&push, &one);
+        assert_eq!(id, DeliveryId::of(&push, &one));
+        assert_ne!(id, DeliveryId::of(&push, &other));
+        assert!(DeliveryId::of(&push, &other) < DeliveryId::of(&later, &one));
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+    }
 
     #[test]
     fn text_order_is_time_order() {

@@ -490,7 +490,10 @@ fn the_code_makes_the_examples() {
         }
         let (push, device) = (data["push"].as_str().unwrap(), data.get("delivery"));
         if let Some(delivery) = device {
-            let of = DeliveryId::derived(&[push, data["device"].as_str().unwrap()]);
+            let of = DeliveryId::of(
+                &push.parse().unwrap(),
+                &data["device"].as_str().unwrap().parse().unwrap(),
+            );
             assert_eq!(*delivery, json!(of));
         }
     }

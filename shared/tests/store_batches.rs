@@ -11,7 +11,7 @@ use databases::{Left, close, databases, key};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
 use shared::domain::{BatchState, Content, Kind, PushState, Target, UserStatus};
-use shared::id::{ChunkId, PushId, StoreId};
+use shared::id::{PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::store::{
     BatchRow, Begun, Chunk, Committed, Handover, NewBatch, NewRow, Refusal, RowCheck, Store, Took,
@@ -122,24 +122,24 @@ impl Bed {
     }
 
     /// The pushes of the bulk jobs that were promised since the last look.
-    fn jobs(&mut self) -> Vec<Vec<PushId>> {
+    fn jobs(&mut self) -> Vec<Job> {
         let mut jobs = Vec::new();
         for from in &mut self.committed {
             while let Ok(messages) = from.try_recv() {
                 let bulk = |m: &Message| m.route == Route::Jobs(Lane::Bulk);
                 for message in messages.iter().filter(|m| bulk(m)) {
-                    jobs.push(Job::decode(message).unwrap().pushes);
+                    jobs.push(Job::decode(message).unwrap());
                 }
             }
         }
         jobs
     }
 
-    async fn claim(&self, pushes: &[PushId], now: Millis) {
+    async fn claim(&self, job: &Job, now: Millis) {
         let wanted = Wanted {
             chunks: vec![Chunk {
-                id: ChunkId::fresh(now),
-                pushes: pushes.to_vec(),
+                id: job.chunk.clone().unwrap(),
+                pushes: job.pushes.clone(),
             }],
             ..Wanted::default()
         };
@@ -226,12 +226,10 @@ async fn a_batch_is_released_in_chunks_and_done_when_all_have_ended() {
         bed.store.end_upload(&upload, NOW).await.unwrap().unwrap();
         assert_eq!(bed.release(&upload, 1, NOW).await, 200, "{}", bed.name);
         let jobs = bed.jobs();
-        assert_eq!((jobs.len(), jobs[0].len()), (1, 200));
+        assert_eq!((jobs.len(), jobs[0].pushes.len()), (1, 200));
         let flying = bed.store.bulk_in_flight().await.unwrap();
         assert_eq!(flying[0].rows, 200);
-        assert_eq!(bed.store.note_begun(NOW).await.unwrap(), 0);
         bed.claim(&jobs[0], NOW + 5).await;
-        assert_eq!(bed.store.note_begun(NOW + 5).await.unwrap(), 200);
         assert!(bed.store.bulk_in_flight().await.unwrap().is_empty());
         // Nobody has a device: what was claimed has ended as failed.
         assert_eq!(bed.store.end_batches(NOW + 5).await.unwrap(), 1);
@@ -240,7 +238,6 @@ async fn a_batch_is_released_in_chunks_and_done_when_all_have_ended() {
         assert_eq!(bed.release(&upload, 9, NOW + 6).await, 0, "once");
         let jobs = bed.jobs();
         bed.claim(&jobs[0], NOW + 7).await;
-        bed.store.note_begun(NOW + 7).await.unwrap();
         bed.store.end_batches(NOW + 7).await.unwrap();
         let done = bed.batch(&upload).await;
         assert_eq!(done.state, BatchState::Done);
@@ -348,7 +345,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
         rows[0].lifetime = 60_000;
         bed.take(&upload, &rows).await.unwrap();
         let late = NOW + 6 * DAY;
-        assert_eq!(bed.store.expire(late).await.unwrap(), 0, "{}", bed.name);
+        assert_eq!(bed.store.expire_chunk(late).await.unwrap(), None);
         bed.release(&upload, 1, late).await;
         let wanted = bed.jobs().remove(0);
         // With a device, so that it stays open.
@@ -370,12 +367,23 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
         assert_eq!(shown.len(), 2);
         let push = bed.store.push(&rows[0].id).await.unwrap().unwrap();
         assert_eq!(push.expires_at, late + 60_000);
-        assert_eq!(bed.store.expire(late + 60_000).await.unwrap(), 1);
+        // A second job of the chunk, minutes later, postpones nothing.
+        bed.claim(&wanted, late + 30_000).await;
+        let next = bed.store.next_deadline().await.unwrap();
+        assert_eq!(next, Some(late + 60_000), "{}", bed.name);
+        assert_eq!(bed.store.expire(late + 60_000).await.unwrap(), 0);
+        let ended = bed.store.expire_chunk(late + 60_000).await.unwrap();
+        assert_eq!(ended, Some(1), "{}", bed.name);
+        let next = bed.store.next_deadline().await.unwrap();
+        assert_eq!(next, Some(late + rows[1].lifetime), "{}", bed.name);
+        let ended = bed.store.expire_chunk(late + rows[1].lifetime).await;
+        assert_eq!(ended.unwrap(), Some(1));
+        assert_eq!(bed.store.next_deadline().await.unwrap(), None, "no more");
         // One that nobody ever sent says so.
         let other = bed.open(&bed.asked("forgotten")).await;
         let forgotten = [row(1, "bob", None, "Hello")];
         bed.take(&other, &forgotten).await.unwrap();
-        bed.store.expire(NOW + 8 * DAY).await.unwrap();
+        bed.store.expire_chunk(NOW + 8 * DAY).await.unwrap();
         let push = bed.store.push(&forgotten[0].id).await.unwrap().unwrap();
         assert_eq!(
             (push.state, push.reason.as_str()),

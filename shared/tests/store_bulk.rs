@@ -317,10 +317,7 @@ async fn a_push_that_ends_during_the_call_tells_its_device_once() {
         assert_eq!(told(&mut bed), 1, "{name}");
         let rows = bed.deliveries(&push).await;
         assert_eq!(rows[0].state.as_str(), "withdrawn", "{name}");
-        assert_eq!(
-            rows[0].id,
-            DeliveryId::derived(&[push.as_str(), bed.device.id.as_str()])
-        );
+        assert_eq!(rows[0].id, DeliveryId::of(&push, &bed.device.id));
         bed.end().await;
     }
 }

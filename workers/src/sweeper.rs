@@ -33,11 +33,12 @@ impl Sweeper {
             let done = self.store.expire(now).await?
                 + self.store.escalate_due(now).await?
                 + self.store.settle_due(now).await?;
-            if done == 0 {
+            let chunk = self.store.expire_chunk(now).await?;
+            if done == 0 && chunk.is_none() {
                 // Another sweeper holds these rows.
                 break;
             }
-            total += done;
+            total += done + chunk.unwrap_or(0);
         }
         Ok(total)
     }

@@ -46,7 +46,7 @@ static FETCHED: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at, fetched_at)
      SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
      WHERE COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 {share:p}
-     ON CONFLICT (id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at, fetched_at = COALESCE(deliveries.fetched_at, excluded.fetched_at)
+     ON CONFLICT (push_id, device_id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at, fetched_at = COALESCE(deliveries.fetched_at, excluded.fetched_at)
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );
 static DECIDE: Statement = Statement::new(
@@ -62,7 +62,7 @@ static LOCK: Statement = Statement::new(
 static ANSWERED: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at, decision, proof_hash)
      VALUES ($1, $2, $3, 'answered', '', 0, $4, $4, $4, $5, $6)
-     ON CONFLICT (id) DO UPDATE SET state = 'answered', updated_at = excluded.updated_at, decision = excluded.decision,
+     ON CONFLICT (push_id, device_id) DO UPDATE SET state = 'answered', updated_at = excluded.updated_at, decision = excluded.decision,
        proof_hash = excluded.proof_hash WHERE deliveries.state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
 );
 static ANSWERS: Statement =
@@ -234,7 +234,7 @@ impl Store {
         let rows: Vec<_> = pushes
             .iter()
             .map(|push| {
-                let id = DeliveryId::derived(&[push.as_str(), device.as_str()]);
+                let id = DeliveryId::of(push, device);
                 serde_json::json!({"id": id, "push": push})
             })
             .collect();
@@ -317,7 +317,7 @@ impl Store {
     /// Lets a verified answer count, once.
     pub async fn answer(&self, answer: &Answer<'_>, now: Millis) -> Result<Answered, Error> {
         let mut tx = self.db.begin().await?;
-        let delivery = DeliveryId::derived(&[answer.push.as_str(), answer.device.as_str()]);
+        let delivery = DeliveryId::of(answer.push, answer.device);
         crate::crash::point("D1");
         let (push, messages) = match answer.kind {
             Kind::Confirm | Kind::Process => {

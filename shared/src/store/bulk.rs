@@ -12,9 +12,9 @@
 //! worker changes no delivery that has an attempt.
 
 use super::claim::{self, Claimed, Plan};
-use super::db::{Arg, Error, Statement, Tx};
+use super::db::{Arg, Error, Rows, Statement, Tx};
 use super::ending::end_of_deliveries;
-use super::record::{Recorded, row_of};
+use super::record::Recorded;
 use super::{Store, ending, json, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{DeliveryState, PushState};
@@ -28,30 +28,33 @@ const GRACE: Millis = 20_000;
 /// How many chunks one look takes in.
 const CHUNKS: i64 = 100;
 
-static TAKE_CHUNKS: Statement =
-    Statement::new("UPDATE backlog SET sent_due = $2 WHERE id IN (SELECT r.value FROM {texts:$1})");
+static TAKE_CHUNKS: Statement = Statement::new(
+    "UPDATE backlog SET sent_due = $3, begun_at = COALESCE(begun_at, $2), due_at = CASE WHEN begun_at IS NULL THEN $2 ELSE due_at END,
+       expire_due = CASE WHEN begun_at IS NULL THEN $2 + lifetime ELSE expire_due END WHERE id IN (SELECT r.value FROM {texts:$1})",
+);
 static BEGIN: Statement = Statement::new(
     "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
        expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state || '' = 'accepted' RETURNING id",
 );
-macro_rules! insert_on_conflict {
-    ($on_conflict:literal) => {
+macro_rules! insert {
+    ($then:literal) => {
         Statement::new(concat!(
             "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, calls, due_at, provider_id, created_at, updated_at)
-     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason', 1,
-       CAST(r.value->>'called' AS BIGINT), CAST(r.value->>'due_at' AS BIGINT), r.value->>'provider_id', $2, $2 FROM {each:$1} WHERE true
-     ON CONFLICT ",
-            $on_conflict,
-            " RETURNING id, state"
+     SELECT r.id, r.push_id, r.device_id, r.state, r.reason, 1, r.calls, r.due_at, r.provider_id, $1, $1
+     FROM {rows:2 id push_id device_id state reason calls:int due_at:int provider_id} WHERE true ON CONFLICT (push_id, device_id) ",
+            $then
         ))
     };
 }
 // A phone may have fetched or answered before: such a row has no attempt yet, and learns only of the call.
-static WRITE: Statement = insert_on_conflict!(
-    "(id) DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0"
+static WRITE: Statement = insert!(
+    "DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0"
 );
-static WRITE_ENDED: Statement = insert_on_conflict!("DO NOTHING");
+static WRITE_AND_TELL: Statement = insert!(
+    "DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0 RETURNING id, state"
+);
+static WRITE_ENDED: Statement = insert!("DO NOTHING RETURNING id, state");
 static SENT: Statement = Statement::new(
     "UPDATE backlog SET sent_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
 );
@@ -85,7 +88,11 @@ pub(super) async fn fan_out(
     messages: &mut Vec<Message>,
 ) -> Result<Vec<Claimed>, Error> {
     let ids: Vec<_> = chunks.iter().map(|chunk| &chunk.id).collect();
-    let args = [Arg::Text(&to_json(&ids)), Arg::Int(now + lease + GRACE)];
+    let args = [
+        Arg::Text(&to_json(&ids)),
+        Arg::Int(now),
+        Arg::Int(now + lease + GRACE),
+    ];
     tx.fetch(&TAKE_CHUNKS, &args).await?;
     let mut pushes: Vec<&PushId> = chunks.iter().flat_map(|chunk| &chunk.pushes).collect();
     pushes.sort();
@@ -94,27 +101,23 @@ pub(super) async fn fan_out(
     let args = [Arg::Text(&to_json(&pushes)), Arg::Int(now)];
     let open = tx.fetch(&BEGIN, &args).await?;
     let Plan {
-        mut send,
-        mut all,
+        send,
+        rows,
         nobody,
         blocked,
         escalated,
-    } = claim::planned(tx, &open).await?;
+    } = claim::planned(tx, &open, false).await?;
     for (pushes, reason) in [(nobody, "no_devices"), (blocked, "user_blocked")] {
         if !pushes.is_empty() {
             messages.extend(ending::fail(tx, &pushes, reason, now).await?);
         }
     }
     claim::widen(tx, &escalated).await?;
-    all.retain(|row| row["state"] == DeliveryState::Skipped.as_str());
-    claim::write(tx, &all, now, lease).await?;
-    for one in &mut send {
-        one.unwritten = true;
-    }
+    claim::write(tx, &rows, now, lease).await?;
     Ok(send)
 }
 
-/// Writes the results of claims without a row. Gives those deliveries that stand as recorded.
+/// Writes the results of claims without a row. Gives those deliveries that stand as recorded and were not sent.
 pub(super) async fn record(
     tx: &mut Tx,
     results: &[&Recorded],
@@ -127,33 +130,33 @@ pub(super) async fn record(
     let mut pushes: Vec<_> = results.iter().map(|one| &one.claimed.push).collect();
     pushes.sort();
     pushes.dedup();
-    let mut states: HashMap<PushId, PushState> = HashMap::new();
-    for row in claim::lock(tx, &pushes).await? {
-        states.insert(parsed(&row, "id")?, parsed(&row, "state")?);
+    let mut ended: HashMap<PushId, PushState> = HashMap::new();
+    for row in claim::lock_and_tell_ended(tx, &pushes).await? {
+        ended.insert(parsed(&row, "id")?, parsed(&row, "state")?);
     }
-    let (mut open, mut late) = (Vec::new(), Vec::new());
+    // What was sent needs nothing more; what was not, goes on only if it is the delivery's last word.
+    let (mut sent, mut open, mut wanted) = (Rows::default(), Rows::default(), HashMap::new());
+    let (mut late, mut late_rows) = (Vec::new(), Rows::default());
     for one in results {
-        let Some(state) = states.get(&one.claimed.push) else {
-            continue;
-        };
-        let mut row = row_of(one, now);
-        row["push"] = one.claimed.push.as_str().into();
-        row["device"] = one.claimed.device.as_str().into();
-        if state.is_terminal() {
-            row["state"] = end_of_deliveries(*state).as_str().into();
-            late.push((*one, *state, row));
+        let (state, reason) = one.becomes();
+        if let Some(push) = ended.get(&one.claimed.push) {
+            add_to(&mut late_rows, one, end_of_deliveries(*push), reason, now);
+            late.push((*one, *push, reason));
+        } else if state == DeliveryState::Sent {
+            add_to(&mut sent, one, state, reason, now);
         } else {
-            open.push(row);
+            add_to(&mut open, one, state, reason, now);
+            wanted.insert(one.claimed.delivery.as_str(), state.as_str());
         }
     }
+    if sent.count() > 0 {
+        tx.execute(&WRITE, &[Arg::Int(now), Arg::Rows(&sent)])
+            .await?;
+    }
     let mut stand = HashSet::new();
-    if !open.is_empty() {
-        let wanted: HashMap<_, _> = open
-            .iter()
-            .filter_map(|row| Some((row["id"].as_str()?, row["state"].as_str()?)))
-            .collect();
-        let args = [Arg::Text(&to_json(&open)), Arg::Int(now)];
-        for row in tx.fetch(&WRITE, &args).await? {
+    if open.count() > 0 {
+        let args = [Arg::Int(now), Arg::Rows(&open)];
+        for row in tx.fetch(&WRITE_AND_TELL, &args).await? {
             let id = row.text("id")?;
             if wanted.get(id.as_str()) == Some(&row.text("state")?.as_str()) {
                 stand.insert(id);
@@ -161,19 +164,32 @@ pub(super) async fn record(
         }
     }
     if !late.is_empty() {
-        messages.extend(tell_late(tx, &late, now).await?);
+        messages.extend(tell_late(tx, &late, &late_rows, now).await?);
     }
     Ok(stand)
+}
+
+fn add_to(rows: &mut Rows, one: &Recorded, state: DeliveryState, reason: &str, now: Millis) {
+    let claimed = &one.claimed;
+    rows.row()
+        .text(claimed.delivery.as_str())
+        .text(claimed.push.as_str())
+        .text(claimed.device.as_str())
+        .text(state.as_str())
+        .text(reason)
+        .int(i64::from(one.called))
+        .int(one.due_at(now))
+        .maybe_text(one.provider_id());
 }
 
 /// The push ended while the provider was called: the delivery is written as it ends, with the event that it has not had.
 async fn tell_late(
     tx: &mut Tx,
-    late: &[(&Recorded, PushState, serde_json::Value)],
+    late: &[(&Recorded, PushState, &str)],
+    rows: &Rows,
     now: Millis,
 ) -> Result<Vec<Message>, Error> {
-    let rows: Vec<_> = late.iter().map(|(_, _, row)| row).collect();
-    let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
+    let args = [Arg::Int(now), Arg::Rows(rows)];
     let written: HashSet<String> = tx
         .fetch(&WRITE_ENDED, &args)
         .await?
@@ -181,7 +197,7 @@ async fn tell_late(
         .map(|row| row.text("id"))
         .collect::<Result<_, _>>()?;
     let mut events = Events::default();
-    for (one, state, row) in late {
+    for (one, state, reason) in late {
         let claimed = &one.claimed;
         if written.contains(claimed.delivery.as_str()) {
             let end = DeviceEnd {
@@ -189,7 +205,7 @@ async fn tell_late(
                 device: claimed.device.clone(),
                 state: end_of_deliveries(*state),
                 decision: None,
-                reason: row["reason"].as_str().unwrap_or_default().to_owned(),
+                reason: (*reason).to_owned(),
                 attempts: i64::from(one.called),
             };
             let done = DeviceDone {
@@ -208,7 +224,9 @@ impl Store {
     /// Every delivery of these chunks is recorded.
     pub async fn chunks_sent(&self, chunks: &[ChunkId]) -> Result<(), Error> {
         let args = [Arg::Text(&to_json(&chunks))];
-        self.db.write(&SENT, &args).await.map(|_| ())
+        let mut tx = self.db.begin_repeatable().await?;
+        tx.fetch(&SENT, &args).await?;
+        tx.commit().await
     }
 
     /// Sends what was claimed and never recorded on its way again, as ordinary jobs. Says how many pushes.

@@ -8,7 +8,7 @@
 //! found by the sweep once the lease has run out.
 
 use super::bulk::{self, Chunk};
-use super::db::{Arg, Error, Row, Statement, Tx};
+use super::db::{Arg, Error, Row, Rows, Statement, Tx};
 use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
 use crate::clock::Millis;
@@ -16,7 +16,7 @@ use crate::domain::{AddressState, Candidate, DeliveryState, Kind, Provider, Targ
 use crate::id::{DeliveryId, DeviceId, PushId, StoreId};
 use crate::message::{Job, Lane, Message, RetryOf, Route, VERSION};
 use crate::secret::Secret;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -25,7 +25,12 @@ const EARLY: Millis = 1_000;
 
 // Every transaction that touches deliveries of several pushes takes the pushes first, in one order, so that none waits in a circle.
 static LOCK: Statement = Statement::new(
-    "SELECT id, state FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}",
+    "SELECT COUNT(*) AS n FROM (SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}) AS l",
+);
+// The limit keeps the condition outside: those that have not ended are to be locked too.
+static LOCK_AND_TELL_ENDED: Statement = Statement::new(
+    "SELECT l.id, l.state FROM (SELECT id, state, ended_at FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id
+       LIMIT 1000000 {lock}) AS l WHERE l.ended_at IS NOT NULL",
 );
 static PUSHES_OF: Statement = Statement::new(
     "SELECT DISTINCT push_id FROM deliveries WHERE id IN (SELECT r.value->>'delivery' FROM {each:$1})",
@@ -48,11 +53,11 @@ static ASKED: Statement = Statement::new(
 );
 static CLAIM: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
-     SELECT r.value->>'id', r.value->>'push', r.value->>'device', r.value->>'state', r.value->>'reason',
-       CAST(r.value->>'attempt' AS BIGINT), $3, $2, $2 FROM {each:$1} WHERE true
-     ON CONFLICT (id) DO UPDATE SET state = 'sending', attempt = deliveries.attempt + 1, due_at = excluded.due_at,
+     SELECT r.id, r.push_id, r.device_id, r.state, r.reason, r.attempt, $2, $1, $1
+     FROM {rows:3 id push_id device_id state reason attempt:int} WHERE true
+     ON CONFLICT (push_id, device_id) DO UPDATE SET state = 'sending', attempt = deliveries.attempt + 1, due_at = excluded.due_at,
        updated_at = excluded.updated_at
-       WHERE excluded.state = 'sending' AND (deliveries.state = 'queued' OR (deliveries.state = 'sending' AND deliveries.due_at <= $2))
+       WHERE excluded.state = 'sending' AND (deliveries.state = 'queued' OR (deliveries.state = 'sending' AND deliveries.due_at <= $1))
      RETURNING id, attempt, calls, state",
 );
 static CLAIM_RETRY: Statement = Statement::new(
@@ -184,8 +189,8 @@ fn claimed_of(
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) send: Vec<Claimed>,
-    /// The rows of all deliveries.
-    pub(super) all: Vec<Value>,
+    /// The rows of the deliveries that are written before the call, and of those without one.
+    pub(super) rows: Rows,
     /// Pushes whose user has no device.
     pub(super) nobody: Vec<PushId>,
     /// Pushes whose user may not be asked any more.
@@ -194,15 +199,14 @@ pub(super) struct Plan {
     pub(super) escalated: Vec<PushId>,
 }
 
-/// The deliveries of one push: those to send, and the rows of all.
-fn plan(rows: &[&Row], plan: &mut Plan) -> Result<(), Error> {
+/// The deliveries of one push. `written`: there is a row before the call.
+fn plan(rows: &[&Row], written: bool, plan: &mut Plan) -> Result<(), Error> {
     let Some(first) = rows.first() else {
         return Ok(());
     };
-    let push = first.text("id")?;
-    let id: PushId = parsed(first, "id")?;
+    let push: PushId = parsed(first, "id")?;
     if parsed::<UserStatus>(first, "status")? != UserStatus::Active {
-        plan.blocked.push(id);
+        plan.blocked.push(push);
         return Ok(());
     }
     let mut target: Target = json(first, "target")?;
@@ -226,25 +230,36 @@ fn plan(rows: &[&Row], plan: &mut Plan) -> Result<(), Error> {
     {
         // The preferred device cannot be woken: that is the hard failure which the others were to be asked after.
         target = Target::All;
-        plan.escalated.push(id.clone());
+        plan.escalated.push(push.clone());
     }
     let chosen = target.chosen(&active, preferred.as_ref());
     for one in &chosen {
         let Some(row) = by_device.get(&one.device) else {
             continue;
         };
-        let id = DeliveryId::derived(&[&push, one.device.as_str()]);
+        let id = DeliveryId::of(&push, &one.device);
         let (state, reason, attempt) = match address_of(row)? {
             Ok(address) => {
-                plan.send.push(claimed_of(row, id.clone(), address)?);
+                let mut claimed = claimed_of(row, id.clone(), address)?;
+                claimed.unwritten = !written;
+                plan.send.push(claimed);
                 (DeliveryState::Sending, "", 1)
             }
             Err(reason) => (DeliveryState::Skipped, reason, 0),
         };
-        plan.all.push(json!({"id": id, "push": push, "device": one.device, "state": state, "reason": reason, "attempt": attempt}));
+        if written || state == DeliveryState::Skipped {
+            plan.rows
+                .row()
+                .text(id.as_str())
+                .text(push.as_str())
+                .text(one.device.as_str())
+                .text(state.as_str())
+                .text(reason)
+                .int(attempt);
+        }
     }
     if chosen.is_empty() {
-        plan.nobody.push(id);
+        plan.nobody.push(push);
     }
     Ok(())
 }
@@ -291,7 +306,7 @@ pub(super) fn retry_jobs(
 impl Store {
     /// Claims what `wanted` asks for and nobody else holds, until `now + lease`. Pushes without any device end here.
     pub async fn claim(&self, wanted: &Wanted, now: Millis, lease: Millis) -> Result<Claim, Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let mut messages = Vec::new();
         let mut claimed = Vec::new();
         if !wanted.pushes.is_empty() {
@@ -309,10 +324,21 @@ impl Store {
     }
 }
 
-/// Locks pushes, in the order of their identifiers. Gives their identifiers and states.
-pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<Vec<Row>, Error> {
+/// Locks pushes, in the order of their identifiers.
+pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<(), Error> {
+    if !tx.is_alone() {
+        tx.fetch(&LOCK, &[Arg::Text(&to_json(&pushes))]).await?;
+    }
+    Ok(())
+}
+
+/// Locks pushes, in the order of their identifiers. Gives the identifiers and states of those that have ended.
+pub(super) async fn lock_and_tell_ended(
+    tx: &mut Tx,
+    pushes: &[impl serde::Serialize],
+) -> Result<Vec<Row>, Error> {
     let ids = to_json(&pushes);
-    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await
+    tx.fetch(&LOCK_AND_TELL_ENDED, &[Arg::Text(&ids)]).await
 }
 
 async fn fan_out(
@@ -325,10 +351,10 @@ async fn fan_out(
     let mut ids: Vec<&PushId> = pushes.iter().collect();
     ids.sort();
     ids.dedup();
+    lock(tx, &ids).await?;
     let ids = to_json(&ids);
-    tx.fetch(&LOCK, &[Arg::Text(&ids)]).await?;
     let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
-    let planned = planned(tx, &open).await?;
+    let planned = planned(tx, &open, true).await?;
     for (pushes, reason) in [
         (&planned.nobody, "no_devices"),
         (&planned.blocked, "user_blocked"),
@@ -338,12 +364,12 @@ async fn fan_out(
         }
     }
     widen(tx, &planned.escalated).await?;
-    let won = write(tx, &planned.all, now, lease).await?;
+    let won = write(tx, &planned.rows, now, lease).await?;
     keep_won(planned.send, &won)
 }
 
 /// What is to be done for the pushes that these rows name.
-pub(super) async fn planned(tx: &mut Tx, open: &[Row]) -> Result<Plan, Error> {
+pub(super) async fn planned(tx: &mut Tx, open: &[Row], written: bool) -> Result<Plan, Error> {
     let mut planned = Plan::default();
     if open.is_empty() {
         return Ok(planned);
@@ -358,7 +384,7 @@ pub(super) async fn planned(tx: &mut Tx, open: &[Row]) -> Result<Plan, Error> {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
     for rows in by_push.values() {
-        plan(rows, &mut planned)?;
+        plan(rows, written, &mut planned)?;
     }
     Ok(planned)
 }
@@ -376,18 +402,14 @@ pub(super) async fn widen(tx: &mut Tx, pushes: &[PushId]) -> Result<(), Error> {
 /// Writes deliveries as they are before a call. Gives those that are won by it.
 pub(super) async fn write(
     tx: &mut Tx,
-    deliveries: &[Value],
+    deliveries: &Rows,
     now: Millis,
     lease: Millis,
 ) -> Result<Vec<Row>, Error> {
-    if deliveries.is_empty() {
+    if deliveries.count() == 0 {
         return Ok(Vec::new());
     }
-    let args = [
-        Arg::Text(&to_json(&deliveries)),
-        Arg::Int(now),
-        Arg::Int(now + lease),
-    ];
+    let args = [Arg::Int(now), Arg::Int(now + lease), Arg::Rows(deliveries)];
     tx.fetch(&CLAIM, &args).await
 }
 

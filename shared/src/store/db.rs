@@ -10,6 +10,7 @@
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
 //! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
 //! | `{lock}` | `FOR UPDATE` | nothing |
+//! | `{rows:3 id line:int}` | `unnest($3::text[], $4::bigint[]) AS r(id, line)` | a `VALUES` list of the rows, `AS r` |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
 
 use crate::id::ApprovalId;
@@ -17,10 +18,11 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlitePool};
+use sqlx::{AssertSqlSafe, PgPool, Row as _, SqlSafeStr as _, SqlitePool};
 use std::collections::BTreeSet;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Why the database did not do what was asked.
@@ -70,6 +72,59 @@ pub struct Statement {
     text: &'static str,
     postgres: OnceLock<String>,
     sqlite: OnceLock<String>,
+    rows: OnceLock<Option<RowsMark>>,
+}
+
+/// What the mark `{rows:…}` says.
+struct RowsMark {
+    /// The number of its first parameter: it stands behind all others.
+    first: usize,
+    columns: Vec<&'static str>,
+    numbers: Vec<bool>,
+}
+
+impl RowsMark {
+    fn of(text: &'static str) -> Option<Self> {
+        let (_, mark) = text.split_once("{rows:")?;
+        let (mark, _) = mark.split_once('}')?;
+        let mut words = mark.split_whitespace();
+        let first = words.next()?.parse().ok()?;
+        let (columns, numbers) = words
+            .map(|word| (word.trim_end_matches(":int"), word.ends_with(":int")))
+            .unzip();
+        Some(Self {
+            first,
+            columns,
+            numbers,
+        })
+    }
+
+    fn postgres(&self) -> String {
+        let parameters: Vec<_> = (self.first..)
+            .zip(&self.numbers)
+            .map(|(n, number)| format!("${n}::{}[]", if *number { "bigint" } else { "text" }))
+            .collect();
+        let names = self.columns.join(", ");
+        format!("unnest({}) AS r({names})", parameters.join(", "))
+    }
+
+    fn sqlite(&self, rows: usize) -> String {
+        use std::fmt::Write as _;
+        let mut text = String::with_capacity(rows * self.columns.len() * 6 + 200);
+        for (n, name) in self.columns.iter().enumerate() {
+            let lead = if n == 0 { "(SELECT" } else { "," };
+            // Writing to a String cannot fail.
+            write!(text, "{lead} column{} AS {name}", n + 1).ok();
+        }
+        text.push_str(" FROM (VALUES ");
+        let row = vec!["?"; self.columns.len()].join(",");
+        for n in 0..rows {
+            text.push_str(if n == 0 { "(" } else { "),(" });
+            text.push_str(&row);
+        }
+        text.push_str("))) AS r");
+        text
+    }
 }
 
 impl Statement {
@@ -79,7 +134,12 @@ impl Statement {
             text,
             postgres: OnceLock::new(),
             sqlite: OnceLock::new(),
+            rows: OnceLock::new(),
         }
+    }
+
+    fn rows(&self) -> Option<&RowsMark> {
+        self.rows.get_or_init(|| RowsMark::of(self.text)).as_ref()
     }
 
     fn postgres(&self) -> &str {
@@ -94,9 +154,25 @@ impl Statement {
                 format!("jsonb_array_elements_text({p}::jsonb) AS s(value)")
             });
             let text = unfold(&text, "{share:", |table| format!("FOR SHARE OF {table}"));
+            let text = unfold(&text, "{rows:", |_| {
+                self.rows().map(RowsMark::postgres).unwrap_or_default()
+            });
             text.replace("{skip_locked}", "FOR UPDATE SKIP LOCKED")
                 .replace("{lock}", "FOR UPDATE")
         })
+    }
+
+    /// The text for so many rows, and whether it is worth being kept by the driver.
+    fn for_sqlite(&self, rows: usize) -> (String, bool) {
+        let text = self.sqlite();
+        match self.rows() {
+            None => (text.to_owned(), true),
+            Some(mark) => {
+                let text = moved(text, rows * mark.columns.len());
+                let text = unfold(&text, "{rows:", |_| mark.sqlite(rows));
+                (text, rows.is_multiple_of(100))
+            }
+        }
     }
 
     fn sqlite(&self) -> &str {
@@ -108,6 +184,21 @@ impl Statement {
             text.replace("{skip_locked}", "").replace("{lock}", "")
         })
     }
+}
+
+/// The text with each parameter `$n` as `$n+by`. The values of rows have no names, which SQLite would look for in one long list, so that they come
+/// first.
+fn moved(text: &str, by: usize) -> String {
+    let mut parts = text.split('$');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let digits = part.bytes().take_while(u8::is_ascii_digit).count();
+        let number: usize = part[..digits].parse().unwrap_or(0);
+        out.push('$');
+        out.push_str(&(number + by).to_string());
+        out.push_str(&part[digits..]);
+    }
+    out
 }
 
 fn unfold(text: &str, mark: &str, with: impl Fn(&str) -> String) -> String {
@@ -132,6 +223,52 @@ pub enum Arg<'a> {
     Int(i64),
     /// A number or NULL.
     MaybeInt(Option<i64>),
+    /// The rows of the mark `{rows:…}`: the last parameter.
+    Rows(&'a Rows),
+}
+
+/// One value of many rows.
+#[derive(Debug, Clone)]
+enum Cell {
+    Text(Option<String>),
+    Int(Option<i64>),
+}
+
+/// Many rows, all of the same columns: for large sets cheaper than one JSON text, on both databases.
+#[derive(Default)]
+pub struct Rows {
+    cells: Vec<Cell>,
+    count: usize,
+}
+
+impl Rows {
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Begins the next row.
+    pub fn row(&mut self) -> &mut Self {
+        self.count += 1;
+        self
+    }
+
+    /// A text.
+    pub fn text(&mut self, text: impl Into<String>) -> &mut Self {
+        self.maybe_text(Some(text))
+    }
+
+    /// A text or NULL.
+    pub fn maybe_text(&mut self, text: Option<impl Into<String>>) -> &mut Self {
+        self.cells.push(Cell::Text(text.map(Into::into)));
+        self
+    }
+
+    /// A number.
+    pub fn int(&mut self, number: i64) -> &mut Self {
+        self.cells.push(Cell::Int(Some(number)));
+        self
+    }
 }
 
 /// One row of an answer.
@@ -187,6 +324,8 @@ pub enum Db {
         writer: SqlitePool,
         /// Readers see the last commit.
         readers: SqlitePool,
+        /// Does the writer's connection wait for the disk at a commit? Only whoever holds that connection looks or writes here.
+        waits: Arc<AtomicBool>,
     },
 }
 
@@ -225,7 +364,11 @@ impl Db {
             .acquire_timeout(ACQUIRE)
             .connect_with(options.read_only(true))
             .await?;
-        Ok(Self::Sqlite { writer, readers })
+        Ok(Self::Sqlite {
+            writer,
+            readers,
+            waits: Arc::new(AtomicBool::new(true)),
+        })
     }
 
     /// Brings the schema up to date.
@@ -256,13 +399,36 @@ impl Db {
         Ok(i64::try_from(known).unwrap_or(i64::MAX) - run)
     }
 
-    /// Begins a transaction that may write. Dropping it rolls back.
+    /// Begins a transaction that may write. Dropping it rolls back. Its commit survives everything.
     pub async fn begin(&self) -> Result<Tx, Error> {
+        self.begin_waiting(true).await
+    }
+
+    /// The same for what nobody outside is told of, and what can be done again: on SQLite its commit does not wait for the disk. It survives the end
+    /// of the process; a power cut may take it back, together with every later one, and never without them.
+    pub async fn begin_repeatable(&self) -> Result<Tx, Error> {
+        self.begin_waiting(false).await
+    }
+
+    async fn begin_waiting(&self, wait: bool) -> Result<Tx, Error> {
         Ok(Tx::of(match self {
             Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
-            // Immediate: a read that later turns into a write would otherwise fail as busy.
-            Self::Sqlite { writer, .. } => {
-                Open::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+            Self::Sqlite { writer, waits, .. } => {
+                let mut connection = writer.acquire().await?;
+                if waits.load(Ordering::Relaxed) != wait {
+                    let mode = if wait {
+                        "PRAGMA synchronous = FULL"
+                    } else {
+                        "PRAGMA synchronous = NORMAL"
+                    };
+                    // Said after it is so: whoever is cut off in between does it again.
+                    waits.store(false, Ordering::Relaxed);
+                    sqlx::query(mode).execute(&mut *connection).await?;
+                    waits.store(wait, Ordering::Relaxed);
+                }
+                // Immediate: a read that later turns into a write would otherwise fail as busy.
+                let begin = Some("BEGIN IMMEDIATE".into_sql_str());
+                Open::Sqlite(sqlx::Transaction::begin(connection, begin).await?)
             }
         }))
     }
@@ -285,8 +451,11 @@ impl Db {
             Self::Postgres(pool) => {
                 fetch_postgres(&mut *pool.acquire().await?, statement, args).await
             }
-            Self::Sqlite { writer, .. } => {
-                fetch_sqlite(&mut *writer.acquire().await?, statement, args).await
+            Self::Sqlite { .. } => {
+                let mut tx = self.begin().await?;
+                let rows = tx.fetch(statement, args).await?;
+                tx.commit().await?;
+                Ok(rows)
             }
         }
     }
@@ -295,7 +464,9 @@ impl Db {
     pub async fn close(&self) {
         match self {
             Self::Postgres(pool) => pool.close().await,
-            Self::Sqlite { writer, readers } => {
+            Self::Sqlite {
+                writer, readers, ..
+            } => {
                 readers.close().await;
                 writer.close().await;
             }
@@ -323,6 +494,11 @@ impl Tx {
         }
     }
 
+    /// Nobody else writes meanwhile, so that there is nothing to lock.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.open, Open::Sqlite(_))
+    }
+
     /// Runs a statement and returns its rows.
     pub async fn fetch(
         &mut self,
@@ -335,6 +511,20 @@ impl Tx {
         }
     }
 
+    /// Runs a statement that gives no rows. Says how many it has written.
+    pub async fn execute(&mut self, statement: &Statement, args: &[Arg<'_>]) -> Result<u64, Error> {
+        Ok(match &mut self.open {
+            Open::Postgres(tx) => postgres_query(statement, args)
+                .execute(&mut **tx)
+                .await?
+                .rows_affected(),
+            Open::Sqlite(tx) => sqlite_query(statement, args)
+                .execute(&mut **tx)
+                .await?
+                .rows_affected(),
+        })
+    }
+
     /// Makes it last.
     pub async fn commit(self) -> Result<(), Error> {
         match self.open {
@@ -345,35 +535,87 @@ impl Tx {
     }
 }
 
-macro_rules! fetch {
-    ($name:ident, $connection:ty, $text:ident, $row:expr) => {
-        async fn $name(
-            connection: &mut $connection,
-            statement: &Statement,
-            args: &[Arg<'_>],
-        ) -> Result<Vec<Row>, Error> {
-            // The texts are constants of this crate; values travel as parameters only.
-            let mut query = sqlx::query(AssertSqlSafe(statement.$text().to_owned()));
-            for arg in args {
-                query = match *arg {
-                    Arg::Text(v) => query.bind(v.to_owned()),
-                    Arg::MaybeText(v) => query.bind(v.map(str::to_owned)),
-                    Arg::Int(v) => query.bind(v),
-                    Arg::MaybeInt(v) => query.bind(v),
-                };
+type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+type SqliteQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn postgres_query<'q>(statement: &'q Statement, args: &[Arg<'_>]) -> PgQuery<'q> {
+    // The texts are constants of this crate; values travel as parameters only.
+    let mut query = sqlx::query(AssertSqlSafe(statement.postgres().to_owned()));
+    for arg in args {
+        query = match *arg {
+            Arg::Text(v) => query.bind(v.to_owned()),
+            Arg::MaybeText(v) => query.bind(v.map(str::to_owned)),
+            Arg::Int(v) => query.bind(v),
+            Arg::MaybeInt(v) => query.bind(v),
+            Arg::Rows(rows) => {
+                let numbers = statement.rows().map_or(&[][..], |mark| &mark.numbers);
+                for (column, number) in numbers.iter().enumerate() {
+                    let cells = rows.cells.iter().skip(column).step_by(numbers.len());
+                    query = if *number {
+                        let of = |cell: &Cell| match cell {
+                            Cell::Int(v) => *v,
+                            Cell::Text(_) => None,
+                        };
+                        query.bind(cells.map(of).collect::<Vec<Option<i64>>>())
+                    } else {
+                        let of = |cell: &Cell| match cell {
+                            Cell::Text(v) => v.clone(),
+                            Cell::Int(_) => None,
+                        };
+                        query.bind(cells.map(of).collect::<Vec<Option<String>>>())
+                    };
+                }
+                query
             }
-            Ok(query
-                .fetch_all(connection)
-                .await?
-                .into_iter()
-                .map($row)
-                .collect())
-        }
-    };
+        };
+    }
+    query
 }
 
-fetch!(fetch_postgres, sqlx::PgConnection, postgres, Row::Postgres);
-fetch!(fetch_sqlite, sqlx::SqliteConnection, sqlite, Row::Sqlite);
+fn sqlite_query<'q>(statement: &Statement, args: &[Arg<'_>]) -> SqliteQuery<'q> {
+    let rows = args.iter().find_map(|arg| match arg {
+        Arg::Rows(rows) => Some(*rows),
+        _ => None,
+    });
+    let (text, kept) = statement.for_sqlite(rows.map_or(0, Rows::count));
+    let mut query = sqlx::query(AssertSqlSafe(text)).persistent(kept);
+    for cell in rows.iter().flat_map(|rows| &rows.cells) {
+        query = match cell {
+            Cell::Text(v) => query.bind(v.clone()),
+            Cell::Int(v) => query.bind(*v),
+        };
+    }
+    for arg in args {
+        query = match *arg {
+            Arg::Text(v) => query.bind(v.to_owned()),
+            Arg::MaybeText(v) => query.bind(v.map(str::to_owned)),
+            Arg::Int(v) => query.bind(v),
+            Arg::MaybeInt(v) => query.bind(v),
+            Arg::Rows(_) => query,
+        };
+    }
+    query
+}
+
+async fn fetch_postgres(
+    connection: &mut sqlx::PgConnection,
+    statement: &Statement,
+    args: &[Arg<'_>],
+) -> Result<Vec<Row>, Error> {
+    let rows = postgres_query(statement, args)
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(Row::Postgres).collect())
+}
+
+async fn fetch_sqlite(
+    connection: &mut sqlx::SqliteConnection,
+    statement: &Statement,
+    args: &[Arg<'_>],
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlite_query(statement, args).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(Row::Sqlite).collect())
+}
 
 #[cfg(test)]
 mod tests {
@@ -389,6 +631,15 @@ mod tests {
         assert_eq!(
             s.sqlite(),
             "SELECT 1 FROM json_each($2) AS r JOIN json_each($1) AS r "
+        );
+        let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
+        assert_eq!(
+            s.postgres(),
+            "SELECT id FROM unnest($2::text[], $3::bigint[]) AS r(id, line) WHERE line > $1"
+        );
+        assert_eq!(
+            s.for_sqlite(2).0,
+            "SELECT id FROM (SELECT column1 AS id, column2 AS line FROM (VALUES (?,?),(?,?))) AS r WHERE line > $5"
         );
     }
 }

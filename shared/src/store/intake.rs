@@ -40,14 +40,15 @@ static KNOWN: Statement = Statement::new(
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
-       fan_out_due, profile, created_by, initiator, approval_id, definition, parameters, max_duration, not_before, not_after)
+       fan_out_due, profile, created_by, initiator, approval_id, definition, parameters, max_duration, not_before, not_after, expire_due)
      SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
        r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
        0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
        r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
        CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'key', r.value->>'initiator',
        r.value->>'approval', r.value->>'definition', r.value->>'parameters',
-       CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT)
+       CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT),
+       CAST(r.value->>'expires_at' AS BIGINT)
      FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
 

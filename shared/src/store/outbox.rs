@@ -128,7 +128,7 @@ impl Outbox {
         lease_until: Millis,
         limit: u32,
     ) -> Result<Vec<Message>, Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let rows = tx
             .fetch(
                 &TAKE,
@@ -157,7 +157,7 @@ impl Outbox {
         }
         let ids: Vec<_> = confirmed.iter().map(|m| m.id.as_str()).collect();
         let ids = serde_json::json!(ids).to_string();
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         tx.fetch(&DELETE, &[Arg::Text(&ids)]).await?;
         tx.commit().await
     }

@@ -16,20 +16,27 @@ pub const LONGEST_INSTANCE: Millis = 3_600_000;
 
 static OPEN: Statement = Statement::new(
     "UPDATE pushes SET state = 'opened', opened_at = $2, instance_id = $3, instance_state = 'pending',
-       expires_at = $2 + COALESCE(max_duration, 0), escalate_at = NULL
+       expires_at = $2 + COALESCE(max_duration, 0), expire_due = $2 + COALESCE(max_duration, 0), escalate_at = NULL
      WHERE token_hash = $1 AND opened_at IS NULL AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending')
        AND COALESCE(not_before, 0) <= $2 AND COALESCE(not_after, expires_at) > $2
      RETURNING *",
 );
 static BY_TOKEN: Statement = Statement::new("SELECT * FROM pushes WHERE token_hash = $1");
-static GO_ON: Statement = Statement::new(
-    "UPDATE pushes SET instance_state = $3,
-       expires_at = CASE WHEN $3 <> 'review' OR expires_at > $4 + COALESCE(max_duration, 0) THEN expires_at
+macro_rules! later_by_review {
+    () => {
+        "CASE WHEN $3 <> 'review' OR expires_at > $4 + COALESCE(max_duration, 0) THEN expires_at
          WHEN opened_at + $5 < $4 + COALESCE(max_duration, 0) THEN opened_at + $5
-         ELSE $4 + COALESCE(max_duration, 0) END
-     WHERE store_id = $1 AND instance_id = $2 AND state = 'opened' AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4
+         ELSE $4 + COALESCE(max_duration, 0) END"
+    };
+}
+static GO_ON: Statement = Statement::new(concat!(
+    "UPDATE pushes SET instance_state = $3, expires_at = ",
+    later_by_review!(),
+    ", expire_due = ",
+    later_by_review!(),
+    " WHERE store_id = $1 AND instance_id = $2 AND state = 'opened' AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $4
        AND COALESCE(instance_state, 'pending') <> $3 RETURNING *",
-);
+));
 static END: Statement = Statement::new(
     "UPDATE pushes SET state = $3, reason = $4, ended_at = $5, instance_state = $6
      WHERE store_id = $1 AND instance_id = $2 AND state = 'opened' AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $5 RETURNING *",

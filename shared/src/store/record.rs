@@ -65,16 +65,35 @@ pub struct Recorded {
     pub called: bool,
 }
 
-pub(super) fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
-    let (state, reason, due_at, provider_id) = match &one.result {
-        Result::Sent { provider_id } => (DeliveryState::Sent, "", now, provider_id.as_deref()),
-        Result::Retry { after, reason } => {
-            (DeliveryState::RetryWait, reason.as_str(), now + after, None)
+impl Recorded {
+    /// What the delivery becomes by it, and why.
+    pub(super) fn becomes(&self) -> (DeliveryState, &str) {
+        match &self.result {
+            Result::Sent { .. } => (DeliveryState::Sent, ""),
+            Result::Retry { reason, .. } => (DeliveryState::RetryWait, reason),
+            Result::Failed { reason, .. } => (DeliveryState::Failed, reason),
         }
-        Result::Failed { reason, .. } => (DeliveryState::Failed, reason.as_str(), now, None),
-    };
-    json!({"id": one.claimed.delivery, "attempt": one.claimed.attempt, "state": state, "reason": reason, "due_at": due_at,
-        "provider_id": provider_id, "called": i64::from(one.called)})
+    }
+
+    pub(super) fn due_at(&self, now: Millis) -> Millis {
+        match &self.result {
+            Result::Retry { after, .. } => now + after,
+            Result::Sent { .. } | Result::Failed { .. } => now,
+        }
+    }
+
+    pub(super) fn provider_id(&self) -> Option<&str> {
+        match &self.result {
+            Result::Sent { provider_id } => provider_id.as_deref(),
+            Result::Retry { .. } | Result::Failed { .. } => None,
+        }
+    }
+}
+
+fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
+    let (state, reason) = one.becomes();
+    json!({"id": one.claimed.delivery, "attempt": one.claimed.attempt, "state": state, "reason": reason, "due_at": one.due_at(now),
+        "provider_id": one.provider_id(), "called": i64::from(one.called)})
 }
 
 /// Asks all devices of those pushes that were to be escalated, in the caller's transaction.
@@ -134,7 +153,7 @@ impl Store {
         results: &[Recorded],
         now: Millis,
     ) -> std::result::Result<(), Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let mut messages = Vec::new();
         let (unwritten, written): (Vec<_>, Vec<_>) =
             results.iter().partition(|one| one.claimed.unwritten);

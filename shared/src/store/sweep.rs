@@ -3,7 +3,7 @@
 use super::claim::retry_jobs;
 use super::db::{Arg, Error, Row, Statement};
 use super::ending::{announce, rows_of};
-use super::{Store, intake, parsed, push_tokens, record, requests};
+use super::{Store, claim, intake, json, parsed, push_tokens, record, requests};
 use crate::clock::Millis;
 use crate::id::{PushId, StoreId};
 use crate::message::{Lane, RetryOf};
@@ -18,8 +18,10 @@ const REMEMBERED: Millis = 24 * 3_600_000;
 /// How long an enrolment code can be looked up, and a notice waits for its device.
 const KEPT: Millis = 30 * 24 * 3_600_000;
 
-static EXPIRE: Statement = Statement::new(
-    "UPDATE pushes SET ended_at = $1, escalate_at = NULL, fan_out_due = NULL,
+macro_rules! expire_where {
+    ($which:literal) => {
+        Statement::new(concat!(
+            "UPDATE pushes SET ended_at = $1, escalate_at = NULL, fan_out_due = NULL,
        state = CASE WHEN kind = 'generic' AND EXISTS
            (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'answered') THEN 'completed' ELSE 'expired' END,
        reason = CASE WHEN kind = 'generic' AND EXISTS
@@ -28,8 +30,24 @@ static EXPIRE: Statement = Statement::new(
            WHEN EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = pushes.id AND d.state = 'sent') THEN 'unopened'
            WHEN state = 'accepted' AND batch_id IS NOT NULL THEN 'not_released'
            ELSE 'undelivered' END
-     WHERE id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expires_at <= $1 ORDER BY expires_at LIMIT $2 {skip_locked})
-     RETURNING *",
+     WHERE ",
+            $which,
+            " RETURNING *"
+        ))
+    };
+}
+static EXPIRE: Statement = expire_where!(
+    "id IN (SELECT id FROM pushes WHERE ended_at IS NULL AND expire_due <= $1 ORDER BY expire_due LIMIT $2 {skip_locked})"
+);
+static EXPIRING_CHUNKS: Statement = Statement::new(
+    "SELECT id, pushes FROM backlog WHERE expire_due <= $1 ORDER BY expire_due LIMIT 1 {skip_locked}",
+);
+static EXPIRE_OF_CHUNK: Statement = expire_where!(
+    "id IN (SELECT r.value FROM {texts:$2}) AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 <= $1"
+);
+static NEXT_OF_CHUNK: Statement = Statement::new(
+    "UPDATE backlog SET expire_due =
+       (SELECT MIN(p.expires_at) FROM {texts:$2} JOIN pushes p ON p.id = r.value WHERE COALESCE(p.ended_at, 0) = 0) WHERE id = $1",
 );
 static ESCALATING: Statement = Statement::new(
     "SELECT id FROM pushes WHERE escalate_at IS NOT NULL AND escalate_at <= $1 AND ended_at IS NULL ORDER BY escalate_at LIMIT $2
@@ -58,7 +76,8 @@ static FORGET_CODES: Statement = Statement::new(
     "DELETE FROM enrolment_codes WHERE id IN (SELECT id FROM enrolment_codes WHERE expires_at < $1 LIMIT $2)",
 );
 static NEXT: Statement = Statement::new(
-    "SELECT MIN(at) AS at FROM (SELECT MIN(expires_at) AS at FROM pushes WHERE ended_at IS NULL
+    "SELECT MIN(at) AS at FROM (SELECT MIN(expire_due) AS at FROM pushes WHERE expire_due IS NOT NULL AND ended_at IS NULL
+       UNION ALL SELECT MIN(expire_due) FROM backlog WHERE expire_due IS NOT NULL
        UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL AND ended_at IS NULL
        UNION ALL SELECT MIN(due_at) FROM settlements) AS t",
 );
@@ -82,6 +101,25 @@ impl Store {
         let messages = announce(&mut tx, &ended, &[], now).await?;
         self.commit(tx, messages, now).await?;
         Ok(ended.len())
+    }
+
+    /// Ends pushes of one chunk whose time is over. `None`: no chunk is due; else how many.
+    pub async fn expire_chunk(&self, now: Millis) -> Result<Option<usize>, Error> {
+        let mut tx = self.db.begin().await?;
+        let chunks = tx.fetch(&EXPIRING_CHUNKS, &[Arg::Int(now)]).await?;
+        let Some(chunk) = chunks.first() else {
+            return Ok(None);
+        };
+        let pushes = chunk.text("pushes")?;
+        let ids: Vec<PushId> = json(chunk, "pushes")?;
+        claim::lock(&mut tx, &ids).await?;
+        let args = [Arg::Int(now), Arg::Text(&pushes)];
+        let ended = rows_of(&tx.fetch(&EXPIRE_OF_CHUNK, &args).await?);
+        let messages = announce(&mut tx, &ended, &[], now).await?;
+        let args = [Arg::Text(&chunk.text("id")?), Arg::Text(&pushes)];
+        tx.fetch(&NEXT_OF_CHUNK, &args).await?;
+        self.commit(tx, messages, now).await?;
+        Ok(Some(ended.len()))
     }
 
     /// Asks the other devices where the preferred one has not answered in time. Says how many pushes.

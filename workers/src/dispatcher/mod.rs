@@ -1,7 +1,7 @@
 //! The dispatcher: releases the backlog of batches to the broker, in fair turns, and no more than the workers take in two seconds.
 //!
 //! ```text
-//! begun chunks -> rate of the workers -> target = two seconds of it -> room = target - on the way -> deficit round robin -> release
+//! what has left the broker -> rate of the workers -> target = two seconds of it -> room = target - on the way -> deficit round robin -> release
 //! ```
 //!
 //! One process at a time does it, by a lease. Without it nothing goes wrong but the fairness: a chunk is released once, whoever does it.
@@ -62,6 +62,8 @@ struct State {
     fair: Fair,
     drain: Drain,
     looked: Instant,
+    /// How many pushes were on the way after the last look.
+    on_the_way: i64,
     led: Option<Instant>,
     kept: Option<Instant>,
 }
@@ -78,6 +80,7 @@ impl Dispatcher {
             fair: Fair::default(),
             drain: Drain::default(),
             looked: Instant::now(),
+            on_the_way: 0,
             led: None,
             kept: None,
         };
@@ -124,16 +127,21 @@ impl Dispatcher {
                 if state.led.take().is_some() {
                     self.tell(0, 0, 0.0);
                 }
+                state.on_the_way = 0;
                 return Ok(false);
             }
             state.led = Some(Instant::now());
         }
-        let begun = self.store.note_begun(now).await?;
-        let on_the_way = self.store.bulk_in_flight().await?;
-        let in_flight: std::collections::HashMap<_, _> = on_the_way
+        let in_flight: std::collections::HashMap<_, _> = self
+            .store
+            .bulk_in_flight()
+            .await?
             .into_iter()
             .map(|one| (one.store, one.rows))
             .collect();
+        let on_the_way: i64 = in_flight.values().sum();
+        let begun = (state.on_the_way - on_the_way).max(0);
+        state.on_the_way = on_the_way;
         let within = state.looked.elapsed();
         state.looked = Instant::now();
         if begun > 0 || !in_flight.is_empty() {
@@ -145,6 +153,7 @@ impl Dispatcher {
         if !picks.is_empty() {
             let picks: Vec<_> = picks.into_iter().collect();
             let released = self.store.release(&picks, now).await?;
+            state.on_the_way += released.rows;
             metrics::counter!("countersign_batch_released_total")
                 .increment(released.rows.unsigned_abs());
         }
@@ -152,7 +161,7 @@ impl Dispatcher {
             state.kept = Some(Instant::now());
             self.keep_up(now).await?;
             let rows = waiting.iter().map(|one| one.waiting).sum();
-            self.tell(rows, in_flight.values().sum(), state.drain.0);
+            self.tell(rows, on_the_way, state.drain.0);
         }
         Ok(!waiting.is_empty() || !in_flight.is_empty())
     }

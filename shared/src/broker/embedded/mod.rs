@@ -156,7 +156,7 @@ impl Inner {
         results: &mut [Result<(), PublishError>],
         rows: Vec<(usize, New)>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let mut kept = Vec::with_capacity(rows.len());
         if let Some(limit) = self.max_length {
             let now = self.clock.now();
@@ -191,7 +191,7 @@ impl Inner {
     }
 
     async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, StoreError> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let rows = tx.fetch(statement, args).await?;
         tx.commit().await?;
         Ok(rows)

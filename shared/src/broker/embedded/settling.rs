@@ -65,7 +65,7 @@ impl Inner {
                 .collect();
             (!rows.is_empty()).then(|| serde_json::Value::Array(rows).to_string())
         };
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let mut rows = Vec::new();
         if let Some(acked) = fences(Settle::Ack) {
             rows.extend(tx.fetch(&DELETE, &[Arg::Text(&acked)]).await?);

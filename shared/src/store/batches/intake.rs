@@ -6,7 +6,7 @@ use crate::domain::{Content, Target, UserStatus};
 use crate::id::{BatchId, ChunkId, PushId, StoreId, UserId};
 use crate::message::Lane;
 use crate::store::UserRef;
-use crate::store::db::Tx;
+use crate::store::db::{Row, Rows, Tx};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
@@ -15,30 +15,36 @@ const HOLD: Millis = 7 * 24 * 3_600_000;
 
 static GUARD: Statement = Statement::new(
     "UPDATE batches SET touched_at = $3 WHERE id = $1 AND upload = $2 AND received_at IS NULL AND state IN ('receiving', 'paused')
-     RETURNING id",
+     RETURNING lines",
 );
 // SQLite keeps the order of a CROSS JOIN: else it goes through all users, or pushes, of the store.
-static USERS: Statement = Statement::new(
-    "SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$2} CROSS JOIN users u WHERE u.store_id = $1 AND u.id = r.value->>'user'
-     UNION ALL
-     SELECT r.value->>'n' AS n, u.id, u.status FROM {each:$3} CROSS JOIN users u WHERE u.store_id = $1 AND u.external_id = r.value->>'user'",
+static BY_ID: Statement = Statement::new(
+    "SELECT r.n, u.id, u.status FROM {rows:2 n:int name} CROSS JOIN users u WHERE u.store_id = $1 AND u.id = r.name",
+);
+static BY_EXTERNAL_ID: Statement = Statement::new(
+    "SELECT r.n, u.id, u.status FROM {rows:2 n:int name} CROSS JOIN users u WHERE u.store_id = $1 AND u.external_id = r.name",
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.id, p.idem_key, p.idem_hash, p.batch_id, p.line FROM {texts:$2}
      CROSS JOIN pushes p WHERE p.store_id = $1 AND p.idem_key = r.value",
 );
+static KNOWN_LINES: Statement = Statement::new(
+    "SELECT id, idem_key, idem_hash, batch_id, line FROM pushes WHERE batch_id = $1 AND line >= $2 AND line <= $3",
+);
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, correlation_id, created_at, expires_at, batch_id, line, lifetime)
-     SELECT r.value->>'id', $2, r.value->>'user', r.value->>'rp', r.value->>'kind', $3, 'accepted', '', r.value->>'target',
-       r.value->>'nonce', r.value->>'content', r.value->>'content_hash', 0, 0, r.value->>'key', r.value->>'hash',
-       r.value->>'correlation_id', $5, $6, $4, CAST(r.value->>'line' AS BIGINT), CAST(r.value->>'lifetime' AS BIGINT)
-     FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
+     SELECT r.id, $1, r.user_id, r.rp, r.kind, $2, 'accepted', '', r.target, r.nonce, r.content, r.content_hash, 0, 0, r.idem_key, r.idem_hash,
+       r.correlation_id, $4, $5, $3, r.line, r.lifetime
+     FROM {rows:6 id user_id rp kind target nonce content content_hash idem_key idem_hash correlation_id line:int lifetime:int}
+     WHERE true ON CONFLICT DO NOTHING",
 );
+static WHICH: Statement =
+    Statement::new("SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1})");
 static ADD_CHUNKS: Statement = Statement::new(
-    "INSERT INTO backlog (id, store_id, batch_id, pushes, first_push, first_line, row_count, bytes, created_at)
-     SELECT r.value->>'id', $2, $3, r.value->>'pushes', r.value->>'first', CAST(r.value->>'line' AS BIGINT), CAST(r.value->>'rows' AS BIGINT),
-       CAST(r.value->>'bytes' AS BIGINT), $4 FROM {each:$1}",
+    "INSERT INTO backlog (id, store_id, batch_id, pushes, first_line, row_count, bytes, lifetime, created_at, expire_due)
+     SELECT r.value->>'id', $2, $3, r.value->>'pushes', CAST(r.value->>'line' AS BIGINT), CAST(r.value->>'rows' AS BIGINT),
+       CAST(r.value->>'bytes' AS BIGINT), CAST(r.value->>'lifetime' AS BIGINT), $4, $5 FROM {each:$1}",
 );
 // An upload that was cut comes again from its first line: what was refused then is judged anew.
 static FORGET: Statement =
@@ -123,112 +129,132 @@ pub struct Took {
     pub refused: usize,
 }
 
+#[derive(Clone)]
 struct Made {
     push: PushId,
     hash: String,
-    batch: Option<String>,
+    /// Where, in this batch.
     line: Option<i64>,
 }
 
 type Users = HashMap<usize, (UserId, UserStatus)>;
 
-/// The sender's key, or one that follows from the place in the batch.
-fn key_of(batch: Option<&BatchId>, row: &NewRow) -> Option<String> {
-    let own = || batch.map(|batch| format!("{batch}:{}", row.line));
-    row.key.clone().or_else(own)
+/// What lines have become before: known by their keys, and by their places in this batch.
+#[derive(Default)]
+struct Known {
+    by_key: HashMap<String, Made>,
+    by_line: HashMap<i64, Made>,
 }
 
-fn read_users(rows: &[crate::store::db::Row]) -> Result<Users, Error> {
-    rows.iter()
-        .map(|row| {
-            let n = row.text("n")?.parse().map_err(|_| Error::Row("n"))?;
-            Ok((n, (parsed(row, "id")?, parsed(row, "status")?)))
-        })
-        .collect()
-}
-
-/// The users of `rows` as the last two parameters of [`USERS`].
-fn asked(rows: &[NewRow]) -> (String, String) {
-    let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
-    for (n, row) in rows.iter().enumerate() {
-        let n = n.to_string();
-        match &row.user {
-            UserRef::Id(user) => by_id.push(json!({"n": n, "user": user})),
-            UserRef::External(user) => {
-                by_external.push(json!({"n": n, "user": user}));
-            }
-        }
-    }
-    (to_json(&by_id), to_json(&by_external))
-}
-
-fn read_known(rows: &[crate::store::db::Row]) -> Result<HashMap<String, Made>, Error> {
-    rows.iter()
-        .map(|row| {
+impl Known {
+    fn note(&mut self, batch: Option<&BatchId>, rows: &[Row]) -> Result<(), Error> {
+        for row in rows {
+            let of = row.maybe_text("batch_id")?;
             let made = Made {
                 push: parsed(row, "id")?,
                 hash: row.text("idem_hash")?,
-                batch: row.maybe_text("batch_id")?,
-                line: row.maybe_int("line")?,
+                line: row
+                    .maybe_int("line")?
+                    .filter(|_| batch.is_some_and(|batch| of.as_deref() == Some(batch.as_str()))),
             };
-            Ok((row.text("idem_key")?, made))
+            if let Some(line) = made.line {
+                self.by_line.insert(line, made.clone());
+            }
+            if let Some(key) = row.maybe_text("idem_key")? {
+                self.by_key.insert(key, made);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is known of a line, where it came before, or its key did.
+    fn check(&self, row: &NewRow) -> Option<RowCheck> {
+        let by_key = row.key.as_ref().and_then(|key| self.by_key.get(key));
+        let made = by_key.or_else(|| self.by_line.get(&row.line))?;
+        Some(if made.hash != row.hash {
+            RowCheck::KeyReused
+        } else if made.line == Some(row.line) {
+            RowCheck::Good(None)
+        } else {
+            RowCheck::Duplicate(made.push.clone())
         })
-        .collect()
+    }
 }
 
-/// What the key of a line says, where it was used before.
-fn by_key(
-    batch: Option<&BatchId>,
-    row: &NewRow,
-    known: &HashMap<String, Made>,
-) -> Option<RowCheck> {
-    let made = known.get(&key_of(batch, row)?)?;
-    let same_place = batch.is_some_and(|batch| made.batch.as_deref() == Some(batch.as_str()))
-        && made.line == Some(row.line);
-    Some(if made.hash != row.hash {
-        RowCheck::KeyReused
-    } else if same_place {
-        RowCheck::Good(None)
-    } else {
-        RowCheck::Duplicate(made.push.clone())
-    })
+fn note_users(users: &mut Users, rows: &[Row]) -> Result<(), Error> {
+    for row in rows {
+        let n = usize::try_from(row.int("n")?).map_err(|_| Error::Row("n"))?;
+        users.insert(n, (parsed(row, "id")?, parsed(row, "status")?));
+    }
+    Ok(())
 }
 
-fn judge(
-    batch: Option<&BatchId>,
-    n: usize,
-    row: &NewRow,
-    known: &HashMap<String, Made>,
-    users: &Users,
-) -> RowCheck {
-    by_key(batch, row, known).unwrap_or_else(|| match users.get(&n) {
+/// The users of `rows` by our identifiers and by theirs, as the parameters of the two statements.
+fn asked(rows: &[NewRow]) -> [(&'static Statement, Rows); 2] {
+    let (mut by_id, mut by_external_id) = (Rows::default(), Rows::default());
+    for (n, row) in (0..).zip(rows) {
+        match &row.user {
+            UserRef::Id(user) => by_id.row().int(n).text(user.as_str()),
+            UserRef::External(user) => by_external_id.row().int(n).text(user),
+        };
+    }
+    [(&BY_ID, by_id), (&BY_EXTERNAL_ID, by_external_id)]
+}
+
+fn keys_of(rows: &[NewRow]) -> Vec<&String> {
+    rows.iter().filter_map(|row| row.key.as_ref()).collect()
+}
+
+fn judge(n: usize, row: &NewRow, known: &Known, users: &Users) -> RowCheck {
+    known.check(row).unwrap_or_else(|| match users.get(&n) {
         None => RowCheck::NoUser,
         Some((user, UserStatus::Active)) => RowCheck::Good(Some(user.clone())),
         Some((_, status)) => RowCheck::UserInactive(*status),
     })
 }
 
-async fn known_keys(
+/// `taken`: the last line that any upload of the batch has brought. Lines behind it can be known by their keys only.
+async fn known(
     tx: &mut Tx,
     upload: &Upload,
     rows: &[NewRow],
-) -> Result<HashMap<String, Made>, Error> {
-    let keys: Vec<_> = rows
-        .iter()
-        .filter_map(|row| key_of(Some(&upload.batch.id), row))
-        .collect();
-    let args = [
-        Arg::Text(upload.batch.store.as_str()),
-        Arg::Text(&to_json(&keys)),
-    ];
-    read_known(&tx.fetch(&KNOWN, &args).await?)
+    (first, last): (i64, i64),
+    taken: i64,
+) -> Result<Known, Error> {
+    let batch = &upload.batch;
+    let mut known = Known::default();
+    if first <= taken {
+        let args = [
+            Arg::Text(batch.id.as_str()),
+            Arg::Int(first),
+            Arg::Int(last),
+        ];
+        known.note(Some(&batch.id), &tx.fetch(&KNOWN_LINES, &args).await?)?;
+    }
+    let keys = keys_of(rows);
+    if !keys.is_empty() {
+        let args = [Arg::Text(batch.store.as_str()), Arg::Text(&to_json(&keys))];
+        known.note(Some(&batch.id), &tx.fetch(&KNOWN, &args).await?)?;
+    }
+    Ok(known)
 }
 
-fn value_of(upload: &Upload, row: &NewRow, user: &UserId) -> serde_json::Value {
-    json!({"id": row.id, "user": user, "rp": row.content.relying_party, "kind": row.content.kind, "target": to_json(&row.target),
-        "nonce": row.nonce, "content": to_json(&row.content), "content_hash": row.content_hash,
-        "key": key_of(Some(&upload.batch.id), row), "hash": row.hash, "correlation_id": row.correlation_id, "line": row.line,
-        "lifetime": row.lifetime})
+fn add_to(rows: &mut Rows, row: &NewRow, user: &UserId) {
+    let content = &row.content;
+    rows.row()
+        .text(row.id.as_str())
+        .text(user.as_str())
+        .text(content.relying_party.as_str())
+        .text(content.kind.as_str())
+        .text(to_json(&row.target))
+        .text(row.nonce.as_str())
+        .text(to_json(content))
+        .text(row.content_hash.as_str())
+        .maybe_text(row.key.as_deref())
+        .text(row.hash.as_str())
+        .maybe_text(row.correlation_id.as_deref())
+        .int(row.line)
+        .int(row.lifetime);
 }
 
 fn chunks_of(upload: &Upload, added: &[&NewRow], now: Millis) -> Vec<serde_json::Value> {
@@ -236,7 +262,8 @@ fn chunks_of(upload: &Upload, added: &[&NewRow], now: Millis) -> Vec<serde_json:
     let chunk = |part: &[&NewRow]| {
         let pushes: Vec<_> = part.iter().map(|row| &row.id).collect();
         let bytes: i64 = part.iter().map(|row| row.bytes).sum();
-        json!({"id": ChunkId::fresh(now), "pushes": to_json(&pushes), "first": pushes[0], "line": part[0].line, "rows": part.len(), "bytes": bytes})
+        let lifetime = part.iter().map(|row| row.lifetime).min();
+        json!({"id": ChunkId::fresh(now), "pushes": to_json(&pushes), "line": part[0].line, "rows": part.len(), "bytes": bytes, "lifetime": lifetime})
     };
     added.chunks(most).map(chunk).collect()
 }
@@ -260,37 +287,40 @@ impl Store {
             Arg::Text(&upload.token),
             Arg::Int(now),
         ];
-        if tx.fetch(&GUARD, &args).await?.is_empty() {
+        let guard = tx.fetch(&GUARD, &args).await?;
+        let Some(guard) = guard.first() else {
             return Ok(None);
+        };
+        let taken = guard.int("lines")?;
+        let before = known(&mut tx, upload, rows, (first, last), taken).await?;
+        let mut users = Users::default();
+        for (statement, names) in asked(rows) {
+            if names.count() > 0 {
+                let args = [Arg::Text(batch.store.as_str()), Arg::Rows(&names)];
+                note_users(&mut users, &tx.fetch(statement, &args).await?)?;
+            }
         }
-        let known = known_keys(&mut tx, upload, rows).await?;
-        let (by_id, by_external) = asked(rows);
-        let args = [
-            Arg::Text(batch.store.as_str()),
-            Arg::Text(&by_id),
-            Arg::Text(&by_external),
-        ];
-        let users = read_users(&tx.fetch(&USERS, &args).await?)?;
         let mut checks: Vec<_> = rows
             .iter()
             .enumerate()
-            .map(|(n, row)| judge(Some(&batch.id), n, row, &known, &users))
+            .map(|(n, row)| judge(n, row, &before, &users))
             .collect();
-        let wanted: Vec<_> = rows
-            .iter()
-            .zip(&checks)
-            .filter_map(|(row, check)| match check {
-                RowCheck::Good(Some(user)) => Some(value_of(upload, row, user)),
-                _ => None,
-            })
-            .collect();
-        let added = add(&mut tx, upload, &wanted, now).await?;
-        if added.len() < wanted.len() {
+        let mut wanted = Rows::default();
+        let mut added = HashSet::new();
+        for (row, check) in rows.iter().zip(&checks) {
+            if let RowCheck::Good(Some(user)) = check {
+                add_to(&mut wanted, row, user);
+                added.insert(row.id.as_str());
+            }
+        }
+        if !add(&mut tx, upload, &wanted, now).await? {
             // The same key twice in this part, or somebody else took it at this moment.
-            let known = known_keys(&mut tx, upload, rows).await?;
+            let there = which(&mut tx, &added).await?;
+            added.retain(|id| there.contains(*id));
+            let before = known(&mut tx, upload, rows, (first, last), last).await?;
             for (row, check) in rows.iter().zip(&mut checks) {
                 if matches!(check, RowCheck::Good(Some(_))) && !added.contains(row.id.as_str()) {
-                    *check = by_key(Some(&batch.id), row, &known).unwrap_or(RowCheck::KeyReused);
+                    *check = before.check(row).unwrap_or(RowCheck::KeyReused);
                 }
             }
         }
@@ -337,42 +367,47 @@ impl Store {
         store: &StoreId,
         rows: &[NewRow],
     ) -> Result<Vec<RowCheck>, Error> {
-        let keys: Vec<_> = rows.iter().filter_map(|row| key_of(None, row)).collect();
-        let args = [Arg::Text(store.as_str()), Arg::Text(&to_json(&keys))];
-        let known = read_known(&self.db.fetch(&KNOWN, &args).await?)?;
-        let (by_id, by_external) = asked(rows);
-        let args = [
-            Arg::Text(store.as_str()),
-            Arg::Text(&by_id),
-            Arg::Text(&by_external),
-        ];
-        let users = read_users(&self.db.fetch(&USERS, &args).await?)?;
+        let mut known = Known::default();
+        let keys = keys_of(rows);
+        if !keys.is_empty() {
+            let args = [Arg::Text(store.as_str()), Arg::Text(&to_json(&keys))];
+            known.note(None, &self.db.fetch(&KNOWN, &args).await?)?;
+        }
+        let mut users = Users::default();
+        for (statement, names) in asked(rows) {
+            if names.count() > 0 {
+                let args = [Arg::Text(store.as_str()), Arg::Rows(&names)];
+                note_users(&mut users, &self.db.fetch(statement, &args).await?)?;
+            }
+        }
         let checks = rows
             .iter()
             .enumerate()
-            .map(|(n, row)| judge(None, n, row, &known, &users));
+            .map(|(n, row)| judge(n, row, &known, &users));
         Ok(checks.collect())
     }
 }
 
-async fn add(
-    tx: &mut Tx,
-    upload: &Upload,
-    wanted: &[serde_json::Value],
-    now: Millis,
-) -> Result<HashSet<String>, Error> {
-    if wanted.is_empty() {
-        return Ok(HashSet::new());
+/// Adds pushes. `false`: not all of them were new.
+async fn add(tx: &mut Tx, upload: &Upload, wanted: &Rows, now: Millis) -> Result<bool, Error> {
+    if wanted.count() == 0 {
+        return Ok(true);
     }
     let args = [
-        Arg::Text(&to_json(&wanted)),
         Arg::Text(upload.batch.store.as_str()),
         Arg::Text(Lane::Bulk.as_str()),
         Arg::Text(upload.batch.id.as_str()),
         Arg::Int(now),
         Arg::Int(now + HOLD),
+        Arg::Rows(wanted),
     ];
-    let rows = tx.fetch(&ADD, &args).await?;
+    let added = tx.execute(&ADD, &args).await?;
+    Ok(added == wanted.count() as u64)
+}
+
+/// Those of the pushes that are there.
+async fn which(tx: &mut Tx, pushes: &HashSet<&str>) -> Result<HashSet<String>, Error> {
+    let rows = tx.fetch(&WHICH, &[Arg::Text(&to_json(pushes))]).await?;
     rows.iter().map(|row| row.text("id")).collect()
 }
 
@@ -392,6 +427,7 @@ async fn record(
             Arg::Text(upload.batch.store.as_str()),
             Arg::Text(id),
             Arg::Int(now),
+            Arg::Int(now + HOLD),
         ];
         tx.fetch(&ADD_CHUNKS, &args).await?;
     }

@@ -4,7 +4,7 @@ use super::{Arg, Error, Row, Statement, Store, parsed};
 use crate::clock::Millis;
 use crate::id::{BatchId, PushId, StoreId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
-use crate::store::{json, to_json};
+use crate::store::json;
 
 /// How long a job of a chunk may be on its way before another one is made. A second one claims nothing.
 const LOST: Millis = 60_000;
@@ -38,16 +38,6 @@ static COUNT: Statement = Statement::new(
 );
 static IN_FLIGHT: Statement = Statement::new(
     "SELECT store_id, CAST(SUM(row_count) AS BIGINT) AS n FROM backlog WHERE released_at IS NOT NULL AND begun_at IS NULL GROUP BY store_id",
-);
-// A worker takes a job as a whole, so that the first push speaks for the others; it may also have ended by itself.
-static BEGUN: Statement = Statement::new(
-    "SELECT k.id FROM backlog k JOIN pushes f ON f.id = k.first_push
-     WHERE k.released_at IS NOT NULL AND k.begun_at IS NULL AND f.state <> 'accepted'
-       AND NOT EXISTS (SELECT 1 FROM {texts:k.pushes} JOIN pushes p ON p.id = r.value WHERE p.state = 'accepted')
-     ORDER BY k.released_at LIMIT $1",
-);
-static BEGIN: Statement = Statement::new(
-    "UPDATE backlog SET begun_at = $2, due_at = $2 WHERE id IN (SELECT r.value FROM {texts:$1}) AND begun_at IS NULL RETURNING row_count",
 );
 static ANY_LOST: Statement = Statement::new(
     "SELECT 1 AS one FROM backlog WHERE released_at IS NOT NULL AND begun_at IS NULL AND due_at <= $1 LIMIT 1",
@@ -164,7 +154,7 @@ impl Store {
     ) -> Result<Released, Error> {
         let mut picks: Vec<_> = picks.iter().collect();
         picks.sort();
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_repeatable().await?;
         let (mut messages, mut released) = (Vec::new(), Released::default());
         for (batch, chunks) in picks {
             let args = [Arg::Text(batch.as_str()), Arg::Int(now)];
@@ -221,21 +211,6 @@ impl Store {
                 })
             })
             .collect()
-    }
-
-    /// Notes the chunks that workers have taken. Says how many pushes.
-    pub async fn note_begun(&self, now: Millis) -> Result<i64, Error> {
-        let rows = self.db.fetch(&BEGUN, &[Arg::Int(CHUNKS)]).await?;
-        if rows.is_empty() {
-            return Ok(0);
-        }
-        let ids: Vec<_> = rows
-            .iter()
-            .map(|row| row.text("id"))
-            .collect::<Result<_, _>>()?;
-        let args = [Arg::Text(&to_json(&ids)), Arg::Int(now)];
-        let begun = self.db.write(&BEGIN, &args).await?;
-        begun.iter().map(|row| row.int("row_count")).sum()
     }
 
     /// Sends chunks again whose jobs no worker has taken in time: the broker may have lost them. Says how many.

@@ -1,0 +1,11 @@
+ALTER TABLE pushes ADD COLUMN expire_due BIGINT;
+UPDATE pushes SET expire_due = expires_at WHERE batch_id IS NULL AND ended_at IS NULL;
+DROP INDEX pushes_open;
+CREATE INDEX pushes_expiring ON pushes (expire_due) WHERE expire_due IS NOT NULL AND ended_at IS NULL;
+ALTER TABLE backlog ADD COLUMN expire_due BIGINT;
+ALTER TABLE backlog ADD COLUMN lifetime BIGINT NOT NULL DEFAULT 0;
+UPDATE backlog SET expire_due = 0;
+ALTER TABLE backlog DROP COLUMN first_push;
+CREATE INDEX backlog_expiring ON backlog (expire_due) WHERE expire_due IS NOT NULL;
+DROP INDEX pushes_of_batch;
+CREATE UNIQUE INDEX pushes_of_batch ON pushes (batch_id, line) WHERE batch_id IS NOT NULL;
