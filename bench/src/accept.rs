@@ -1,14 +1,14 @@
 //! How soon a push is accepted over HTTP, by a server of its own process that also delivers it.
 
-use crate::deployment::Deployment;
 use crate::http1::Connection;
-use crate::machine::{Usage, process_seconds};
 use crate::options::Options;
-use crate::report::{Line, Report, Times};
-use crate::seed::{RP, Seed};
 use crate::server::Server;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use cli::load::deployment::Deployment;
+use cli::load::machine::{Usage, process_seconds};
+use cli::load::report::{Line, Report, Times};
+use cli::load::seed::{RP, Seed};
 use serde_json::json;
 use simulator::Gateway;
 use std::sync::Arc;
@@ -150,7 +150,7 @@ pub(crate) async fn measure(
 ) -> Result<()> {
     let server = Server::start(deployment).await?;
     // Connections, caches and prepared statements.
-    let warm = closed(&server, seed, 8, options.step() / 4).await?;
+    let warm = closed(&server, seed, 8, options.load.step() / 4).await?;
     let mut wanted = gateway.counts().accepted;
     wanted = wanted.max(warm.times.len() as u64);
     drain(gateway, wanted).await?;
@@ -162,11 +162,11 @@ pub(crate) async fn measure(
         let (what, step) = match clients {
             Some(clients) => (
                 format!("accept, {clients} in a closed loop"),
-                closed(&server, seed, clients, options.step()).await?,
+                closed(&server, seed, clients, options.load.step()).await?,
             ),
             None => (
                 format!("accept, {:.0}/s, half of the peak", peak / 2.0),
-                open(&server, seed, peak / 2.0, options.step()).await?,
+                open(&server, seed, peak / 2.0, options.load.step()).await?,
             ),
         };
         let count = step.times.len() as u64;

@@ -1,8 +1,8 @@
 //! A kept-alive HTTP/1.1 connection to the API.
 
-use crate::seed::Seed;
 use anyhow::Result;
 use bytes::Bytes;
+use cli::load::seed::Seed;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;

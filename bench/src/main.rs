@@ -2,39 +2,31 @@
 //! push is accepted; how soon ten thousand waiting callers are released. See `README.md` beside this folder.
 
 mod accept;
-mod bare;
-mod deliveries;
-mod deployment;
+mod files;
 mod http1;
-mod machine;
-mod mix;
 mod options;
 mod peers;
 mod rabbitmq;
-mod report;
-mod request;
-mod seed;
 mod server;
 mod storeless;
 mod wait;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser as _;
-use deliveries::Wire;
-use deployment::Deployment;
-use options::{Footing, Options, Part};
-use report::Report;
-use shared::domain;
-use simulator::{Gateway, GatewayOptions, Provider};
+use cli::load::deployment::{Deployment, Place};
+use cli::load::report::{Report, say};
+use cli::load::{Footing, Wire, deliveries, seed};
+use options::{Options, Part};
+use shared::secret::Secret;
+use simulator::{Gateway, GatewayOptions};
 use std::process::ExitCode;
-use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 async fn measure(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     let gateway = Gateway::start(GatewayOptions::default()).await?;
     for footing in options.footings() {
-        let deployment = Deployment::open(footing, &gateway).await?;
+        let deployment = Deployment::open(&place(footing)?, &gateway).await?;
         let measured = tokio::select! {
             measured = one_footing(options, &deployment, &gateway, &mut report) => measured,
             told = told_to_stop() => told.and(Err(anyhow!("told to stop"))),
@@ -55,24 +47,21 @@ async fn told_to_stop() -> Result<()> {
     Ok(())
 }
 
-/// Every latency with every limit of streams.
-fn wires(options: &Options) -> Vec<Wire> {
-    let with = |latency: &u64| {
-        let latency = *latency;
-        let limits = options.stream_limits().into_iter();
-        limits.map(move |streams| Wire { latency, streams })
-    };
-    options.latency.iter().flat_map(with).collect()
+fn provided(name: &str) -> Result<Secret> {
+    let value = std::env::var(name).with_context(|| {
+        format!("{name} is not set: run scripts/test -- COMMAND, or give --footing embedded")
+    })?;
+    Ok(Secret::new(value))
 }
 
-/// For connections opened from now on.
-fn set(gateway: &Gateway, provider: domain::Provider, wire: Wire) {
-    gateway.set_latency(Duration::from_millis(wire.latency));
-    let (provider, own) = match provider {
-        domain::Provider::Apns => (Provider::Apns, request::APNS_STREAMS),
-        domain::Provider::Fcm => (Provider::Fcm, request::FCM_STREAMS),
-    };
-    gateway.set_max_streams(provider, wire.streams.unwrap_or(own));
+fn place(footing: Footing) -> Result<Place> {
+    Ok(match footing {
+        Footing::Embedded => Place::Folder(std::env::temp_dir()),
+        Footing::Servers => Place::Servers {
+            database: provided("COUNTERSIGN_TEST_DATABASE_URL")?,
+            queue: provided("COUNTERSIGN_TEST_AMQP_URL")?,
+        },
+    })
 }
 
 async fn one_footing(
@@ -81,14 +70,21 @@ async fn one_footing(
     gateway: &Gateway,
     report: &mut Report,
 ) -> Result<()> {
-    let seed = seed::plant(deployment, gateway, options.provider, options.users).await?;
+    let seed = seed::plant(
+        deployment,
+        gateway,
+        options.load.provider,
+        options.load.users,
+    )
+    .await?;
     let seed = std::sync::Arc::new(seed);
-    for wire in wires(options) {
-        set(gateway, options.provider, wire);
+    for wire in options.load.wires() {
+        wire.set(gateway, options.load.provider);
         let peers = options.does(Part::Peers);
         if options.does(Part::Deliveries) || peers {
             let beside =
-                deliveries::measure(options, deployment, &seed, gateway, wire, report).await?;
+                deliveries::measure(&options.load, deployment, &seed, gateway, wire, report)
+                    .await?;
             if peers {
                 peers::measure(options, deployment, gateway, wire, &beside, report).await?;
             }
@@ -101,7 +97,7 @@ async fn one_footing(
         latency: 0,
         streams: None,
     };
-    set(gateway, options.provider, wire);
+    wire.set(gateway, options.load.provider);
     if options.does(Part::Rabbitmq) && deployment.footing == Footing::Servers {
         rabbitmq::measure(options, deployment, gateway, report).await?;
     }
@@ -130,7 +126,7 @@ fn run() -> Result<()> {
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .with_writer(std::io::stderr)
         .init();
-    machine::raise_file_limit();
+    files::raise_file_limit();
     let report = runtime.block_on(measure(&options))?;
     report.print(options.json)
 }
@@ -139,7 +135,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report::say(&format!("error: {error:#}"));
+            say(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -1,28 +1,7 @@
 //! What is measured, and how much of it.
 
-use crate::mix::Mix;
 use clap::{Parser, ValueEnum};
-use shared::domain::Provider;
-use std::time::Duration;
-
-/// What a deployment stands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Footing {
-    /// SQLite and the embedded queue.
-    Embedded,
-    /// PostgreSQL and RabbitMQ.
-    Servers,
-}
-
-impl Footing {
-    /// The word in tables.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Servers => "servers",
-        }
-    }
-}
+use cli::load::{Footing, Load};
 
 /// One measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -45,46 +24,17 @@ pub(crate) enum Part {
 #[derive(Debug, Parser)]
 #[command(name = "countersign-bench", version)]
 pub(crate) struct Options {
-    /// Users, each with one device.
-    #[arg(long, default_value_t = 2_000)]
-    pub(crate) users: usize,
-    /// Pushes of one run of deliveries.
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) pushes: usize,
-    /// Requests in flight at the bare client.
-    #[arg(long, default_value_t = 500)]
-    pub(crate) flights: usize,
+    #[command(flatten)]
+    pub(crate) load: Load,
     /// Long polls.
     #[arg(long, default_value_t = 10_000)]
     pub(crate) polls: usize,
-    /// How long the bare client and each step of `accept` run.
-    #[arg(long, default_value_t = 3.0)]
-    pub(crate) seconds: f64,
-    /// Runs of each measurement of deliveries; the median counts.
-    #[arg(long, default_value_t = 3)]
-    pub(crate) runs: usize,
-    /// What the simulated providers take per push, in milliseconds.
-    #[arg(long, value_delimiter = ',', default_value = "0,20,80")]
-    pub(crate) latency: Vec<u64>,
-    /// How many streams the simulated providers allow on a connection; when left out, as the real ones: 1000 at APNs, 100 at FCM.
-    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) streams: Vec<u32>,
-    /// Through which provider.
-    #[arg(long, value_parser = provider, default_value = "apns")]
-    pub(crate) provider: Provider,
-    /// What the simulated providers refuse, in percent of the pushes, such as `503:1,unregistered:0.1`. Words: 429, 500, 503,
-    /// unregistered. It is for deliveries: the bare client and the others are always served well.
-    #[arg(long, default_value = "")]
-    pub(crate) errors: Mix,
     /// Which footings; both when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) footing: Vec<Footing>,
     /// Which measurements; all but peers when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Part>,
-    /// Which lanes of deliveries; both when left out.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    pub(crate) lane: Vec<LaneWord>,
     /// A JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
@@ -100,38 +50,7 @@ pub(crate) struct Options {
     pub(crate) serve: bool,
 }
 
-fn provider(word: &str) -> Result<Provider, String> {
-    word.parse().map_err(|()| "it is apns or fcm".to_owned())
-}
-
-/// A lane, as an option.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LaneWord {
-    /// Jobs of a few pushes.
-    Interactive,
-    /// Jobs of 200 pushes.
-    Bulk,
-}
-
 impl Options {
-    /// The footings asked for.
-    pub(crate) fn footings(&self) -> Vec<Footing> {
-        if self.footing.is_empty() {
-            vec![Footing::Embedded, Footing::Servers]
-        } else {
-            self.footing.clone()
-        }
-    }
-
-    /// The lanes asked for.
-    pub(crate) fn lanes(&self) -> Vec<LaneWord> {
-        if self.lane.is_empty() {
-            vec![LaneWord::Bulk, LaneWord::Interactive]
-        } else {
-            self.lane.clone()
-        }
-    }
-
     /// Whether a measurement was asked for.
     pub(crate) fn does(&self, part: Part) -> bool {
         match part {
@@ -140,17 +59,12 @@ impl Options {
         }
     }
 
-    /// The stream limits asked for; `None` is the provider's own.
-    pub(crate) fn stream_limits(&self) -> Vec<Option<u32>> {
-        if self.streams.is_empty() {
-            vec![None]
+    /// The footings asked for.
+    pub(crate) fn footings(&self) -> Vec<Footing> {
+        if self.footing.is_empty() {
+            vec![Footing::Embedded, Footing::Servers]
         } else {
-            self.streams.iter().copied().map(Some).collect()
+            self.footing.clone()
         }
-    }
-
-    /// The length of one step; at most a minute.
-    pub(crate) fn step(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds.clamp(0.05, 60.0))
     }
 }

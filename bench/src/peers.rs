@@ -1,12 +1,13 @@
 //! A pipeline as teams glue it together (`bench/peers`): Celery takes tasks from RabbitMQ and pushes with httpx or aioapns, to the same
 //! simulator, beside our bulk lane.
 
-use crate::deliveries::{Measured, Wire};
-use crate::deployment::Deployment;
-use crate::machine::{Costs, Usage, group_seconds, mean, ours};
 use crate::options::Options;
-use crate::report::{Line, Report, median, say};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use cli::load::Wire;
+use cli::load::deliveries::Measured;
+use cli::load::deployment::Deployment;
+use cli::load::machine::{Costs, Usage, group_seconds, mean, ours};
+use cli::load::report::{Line, Report, median, say};
 use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
 use lapin::{Connection, ConnectionProperties};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -166,10 +167,10 @@ async fn configuration(
     let workers = Group(ground.command("worker")?.process_group(0).spawn()?);
     let mut producer = Producer::start(ground)?;
     producer.hears("ready").await?;
-    let pushes = options.pushes.min(MOST);
+    let pushes = options.load.pushes.min(MOST);
     run(&mut producer, &workers, gateway, pushes.min(WARM), START).await?;
     let mut runs = vec![];
-    for _ in 0..options.runs.max(1) {
+    for _ in 0..options.load.runs.max(1) {
         runs.push(run(&mut producer, &workers, gateway, pushes, PATIENCE).await?);
     }
     Ok(runs)
@@ -190,7 +191,7 @@ async fn forget(url: &str, queue: &str) -> Result<()> {
 
 /// Why it cannot run here.
 fn missing(options: &Options) -> Result<String, String> {
-    if options.provider != Provider::Apns {
+    if options.load.provider != Provider::Apns {
         return Err("it speaks APNs only".to_owned());
     }
     let url = std::env::var("COUNTERSIGN_TEST_AMQP_URL")
@@ -275,7 +276,7 @@ pub(crate) async fn measure(
         report.add(Line {
             what: format!("peers, Celery {name}, {}", wire.words()),
             footing: deployment.footing.word(),
-            count: (options.pushes.min(MOST) * runs.len()) as u64,
+            count: (options.load.pushes.min(MOST) * runs.len()) as u64,
             rate: Some(rate),
             ratio: Some(rate / beside.bare),
             costs,

@@ -1,11 +1,11 @@
 //! What RabbitMQ takes and gives by itself: jobs of the two sizes, persistent and confirmed, on our own queues, through bare channels.
 
-use crate::bare;
-use crate::deployment::Deployment;
-use crate::machine::Usage;
 use crate::options::Options;
-use crate::report::{Line, Report};
 use anyhow::{Context as _, Result, ensure};
+use cli::load::bare;
+use cli::load::deployment::Deployment;
+use cli::load::machine::Usage;
+use cli::load::report::{Line, Report};
 use futures_util::StreamExt as _;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
@@ -131,7 +131,7 @@ pub(crate) async fn measure(
     gateway: &Gateway,
     report: &mut Report,
 ) -> Result<()> {
-    let bare = bare::measure(options, gateway, None).await?.rate;
+    let bare = bare::measure(&options.load, gateway, None).await?.rate;
     let settings = &deployment.settings;
     let (url, prefix) = (settings.queue_url.expose(), settings.queue_prefix.clone());
     let options_of = rabbit::Options {
@@ -162,7 +162,9 @@ pub(crate) async fn measure(
             });
         };
         let (before, began) = (Usage::now(), Instant::now());
-        let count = jobs.publish(Until::Time(began + options.step())).await?;
+        let count = jobs
+            .publish(Until::Time(began + options.load.step()))
+            .await?;
         add("publish", count, began.elapsed(), &before);
         let (before, began) = (Usage::now(), Instant::now());
         jobs.consume(count).await?;

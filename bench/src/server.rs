@@ -1,9 +1,9 @@
 //! The program in a process of its own: `countersign serve` with all roles.
 
-use crate::deployment::{Deployment, failed};
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use cli::commands::{Arguments, run};
+use cli::load::deployment::{Deployment, failed};
 use cli::output::Output;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};

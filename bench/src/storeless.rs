@@ -2,15 +2,16 @@
 //! a delivery: taking, outbox and relay, dispatcher, claim, push policy, record, events. On the embedded footing the queue itself still lives
 //! in SQLite.
 
-use crate::bare;
-use crate::deliveries::Wire;
-use crate::deployment::{Deployment, failed};
-use crate::machine::{Costs, Usage, mean, ours};
-use crate::options::{LaneWord, Options};
-use crate::report::{Line, Report, median};
-use crate::request::token;
-use crate::seed::{apns, fcm};
+use crate::options::Options;
 use anyhow::{Context as _, Result, ensure};
+use cli::load::LaneWord;
+use cli::load::Wire;
+use cli::load::bare;
+use cli::load::deployment::{Deployment, failed};
+use cli::load::machine::{Costs, Usage, mean, ours};
+use cli::load::report::{Line, Report, median};
+use cli::load::request::token;
+use cli::load::seed::{apns, fcm};
 use cli::roles::open_database;
 use serde_json::json;
 use shared::broker::{self, Delivery, Queue, SharedBroker};
@@ -167,17 +168,22 @@ pub(crate) async fn measure(
         clock,
         ..PushOptions::default()
     })?;
-    let carrier = options.provider;
+    let carrier = options.load.provider;
     let provider = match carrier {
         Carrier::Apns => providers.apns("bench", &apns(gateway))?,
         Carrier::Fcm => providers.fcm("bench", &fcm(gateway))?,
     };
     let mut bares = vec![];
-    let mut lanes: Vec<_> = options.lanes().into_iter().map(|l| (l, vec![])).collect();
-    for _ in 0..options.runs.max(1) {
-        bares.push(bare::measure(options, gateway, wire.streams).await?);
+    let mut lanes: Vec<_> = options
+        .load
+        .lanes()
+        .into_iter()
+        .map(|l| (l, vec![]))
+        .collect();
+    for _ in 0..options.load.runs.max(1) {
+        bares.push(bare::measure(&options.load, gateway, wire.streams).await?);
         for (lane, runs) in &mut lanes {
-            runs.push(run(&broker, &provider, carrier, options.pushes, *lane).await?);
+            runs.push(run(&broker, &provider, carrier, options.load.pushes, *lane).await?);
         }
     }
     broker.close().await;
@@ -195,7 +201,7 @@ pub(crate) async fn measure(
                 wire.words()
             ),
             footing: deployment.footing.word(),
-            count: (options.pushes * runs.len()) as u64,
+            count: (options.load.pushes * runs.len()) as u64,
             rate: Some(rate),
             ratio: Some(rate / bare),
             costs,

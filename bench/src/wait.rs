@@ -1,15 +1,16 @@
 //! Many callers wait for the ends of their pushes at one process, each on a connection of its own; then the pushes end.
 
 use crate::accept;
-use crate::deployment::Deployment;
+use crate::files::file_limit;
 use crate::http1::Connection;
-use crate::machine::{file_limit, process_seconds, resident_kib};
 use crate::options::Options;
-use crate::report::{Line, Report, Times, say};
-use crate::seed::Seed;
 use crate::server::Server;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use cli::load::deployment::Deployment;
+use cli::load::machine::{process_seconds, resident_kib};
+use cli::load::report::{Line, Report, Times, say};
+use cli::load::seed::Seed;
 use serde_json::{Value, json};
 use simulator::Gateway;
 use std::net::SocketAddr;

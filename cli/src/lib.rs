@@ -6,6 +6,7 @@ pub mod client;
 pub mod commands;
 pub mod dev;
 pub mod exit;
+pub mod load;
 pub mod output;
 pub mod roles;
 pub mod settings;

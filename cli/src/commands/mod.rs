@@ -2,6 +2,7 @@
 
 mod audit;
 mod batch;
+mod bench;
 mod device;
 mod doctor;
 mod enrol;
@@ -79,6 +80,8 @@ enum Command {
         #[command(flatten)]
         settings: SettingsFile,
     },
+    /// Measure deliveries on this machine, on data of their own, beside a client that does nothing but send.
+    Bench(Box<bench::Bench>),
     /// Ask a user something, or several people of whom some must approve.
     Send(Box<send::Send>),
     /// Wait for the end of a push or an approval.
@@ -185,6 +188,7 @@ pub async fn run(arguments: Arguments, output: &Output) -> Result<Exit, Failure>
             Ok(Exit::Done)
         }
         Command::Doctor { settings } => doctor::doctor(&settings.read()?, output).await,
+        Command::Bench(bench) => bench.run(output).await,
         Command::Send(send) => send.run(output).await,
         Command::Wait {
             push,

@@ -16,7 +16,10 @@ use crate::clock::{SharedClock, SystemClock};
 use crate::message::Message;
 use consumer::Consumer;
 use lapin::ExchangeKind;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use link::{Link, Target};
 use publisher::Publisher;
@@ -109,6 +112,24 @@ impl Rabbit {
     /// What [`Broker::apply_topology`] declares.
     pub fn topology(&self) -> &Topology {
         &self.0.topology
+    }
+
+    /// Deletes all of that, with every message in it: for a deployment that was made for a while.
+    pub async fn remove_topology(&self) -> Result<(), Error> {
+        let inner = &self.0;
+        for queue in &inner.topology.queues {
+            let (name, options) = (queue.name.as_str(), QueueDeleteOptions::default());
+            let delete =
+                async |channel: lapin::Channel| channel.queue_delete(name.into(), options).await;
+            inner.ask(&format!("queue {name}"), delete).await?;
+        }
+        for exchange in &inner.topology.exchanges {
+            let (name, options) = (exchange.name.as_str(), ExchangeDeleteOptions::default());
+            let delete =
+                async |channel: lapin::Channel| channel.exchange_delete(name.into(), options).await;
+            inner.ask(&format!("exchange {name}"), delete).await?;
+        }
+        Ok(())
     }
 }
 

@@ -8,16 +8,16 @@ const WORDS: &str = "429, 500, 503 and unregistered";
 
 /// A mix of faults; empty when everything is served well.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Mix {
+pub struct Mix {
     /// As it was given.
-    pub(crate) text: String,
+    pub text: String,
     /// For the simulator.
-    pub(crate) shares: Vec<Share>,
+    pub shares: Vec<Share>,
 }
 
 impl Mix {
     /// Is everything served well?
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.shares.is_empty()
     }
 }

@@ -1,8 +1,8 @@
 //! The measure of everything else: a client that does nothing but send, over TLS, to the same simulator.
 
-use crate::machine::{Costs, Usage};
-use crate::options::Options;
-use crate::request::{APNS_STREAMS, FCM_STREAMS, Prebuilt, prebuilt, url};
+use super::Load;
+use super::machine::{Costs, Usage};
+use super::request::{APNS_STREAMS, FCM_STREAMS, Prebuilt, prebuilt, url};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -20,29 +20,29 @@ use tokio::task::JoinSet;
 const CONNECTIONS: usize = 4;
 
 /// As many connections as it takes to have all in flight.
-fn connections(options: &Options, streams: Option<u32>) -> usize {
-    let streams = streams.unwrap_or(match options.provider {
+fn connections(load: &Load, streams: Option<u32>) -> usize {
+    let streams = streams.unwrap_or(match load.provider {
         Provider::Apns => APNS_STREAMS,
         Provider::Fcm => FCM_STREAMS,
     });
-    options.flights.div_ceil(streams as usize).max(CONNECTIONS)
+    load.flights.div_ceil(streams as usize).max(CONNECTIONS)
 }
 
 /// A handle to a connection.
-pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
+pub type Sender = http2::SendRequest<Full<Bytes>>;
 
 /// What it did.
-pub(crate) struct Bare {
+pub struct Bare {
     /// Pushes.
-    pub(crate) count: u64,
+    pub count: u64,
     /// Per second.
-    pub(crate) rate: f64,
+    pub rate: f64,
     /// Processor time of each.
-    pub(crate) costs: Costs,
+    pub costs: Costs,
 }
 
 /// A warm connection to a provider.
-pub(crate) async fn connect(gateway: &Gateway, provider: Provider) -> Result<Sender> {
+pub async fn connect(gateway: &Gateway, provider: Provider) -> Result<Sender> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(gateway.ca_pem().as_bytes())?)?;
     let mut tls = rustls::ClientConfig::builder()
@@ -75,28 +75,24 @@ async fn send(mut sender: Sender, request: Prebuilt, until: Instant) -> Result<u
 }
 
 /// Sends for one step. The connections are warm before it begins.
-pub(crate) async fn measure(
-    options: &Options,
-    gateway: &Gateway,
-    streams: Option<u32>,
-) -> Result<Bare> {
-    let request = prebuilt(gateway, options.provider).await?;
+pub async fn measure(load: &Load, gateway: &Gateway, streams: Option<u32>) -> Result<Bare> {
+    let request = prebuilt(gateway, load.provider).await?;
     let mut senders = vec![];
-    for _ in 0..connections(options, streams) {
-        let sender = connect(gateway, options.provider).await?;
+    for _ in 0..connections(load, streams) {
+        let sender = connect(gateway, load.provider).await?;
         send(
             sender.clone(),
             request.clone(),
-            Instant::now() + options.step() / 20,
+            Instant::now() + load.step() / 20,
         )
         .await?;
         senders.push(sender);
     }
     let (before, began) = (Usage::now(), Instant::now());
     let mut tasks = JoinSet::new();
-    for flight in 0..options.flights {
+    for flight in 0..load.flights {
         let sender = senders[flight % senders.len()].clone();
-        tasks.spawn(send(sender, request.clone(), began + options.step()));
+        tasks.spawn(send(sender, request.clone(), began + load.step()));
     }
     let mut count = 0;
     while let Some(ended) = tasks.join_next().await {

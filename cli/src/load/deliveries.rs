@@ -1,13 +1,13 @@
 //! Deliveries end to end: taken into the store, published, claimed, sent, recorded. All roles and the simulator run in this process.
 
-use crate::bare;
-use crate::deployment::{Deployment, failed};
-use crate::machine::{Costs, Usage, load, mean, ours};
-use crate::options::{Footing, LaneWord, Options};
-use crate::report::{Line, Report, median, say};
-use crate::seed::Seed;
+use super::bare;
+use super::deployment::{Deployment, failed};
+use super::machine::{Costs, Usage, load_average, mean, ours};
+use super::report::{Line, Report, median};
+use super::seed::Seed;
+use super::{Footing, LaneWord, Load, Wire};
+use crate::roles::{Ground, Role};
 use anyhow::{Result, bail, ensure};
-use cli::roles::{Ground, Role};
 use serde_json::json;
 use shared::clock::{Clock as _, SystemClock};
 use shared::message::Lane;
@@ -136,14 +136,14 @@ async fn upload(store: &Store, seed: &Arc<Seed>, from: usize, to: usize) -> Resu
 }
 
 async fn run(
-    options: &Options,
+    load: &Load,
     footing: Footing,
     store: &Store,
     seed: &Arc<Seed>,
     gateway: &Gateway,
     lane: LaneWord,
 ) -> Result<Run> {
-    let pushes = options.pushes;
+    let pushes = load.pushes;
     let wanted = pushes as u64;
     store.db().write(&REVIVE, &[]).await?;
     let (calls, written) = (gateway.counts(), states(store).await?);
@@ -170,7 +170,7 @@ async fn run(
         }
         anyhow::Ok(began.elapsed())
     };
-    let some_refused = !options.errors.is_empty();
+    let some_refused = !load.errors.is_empty();
     let sending = accepted(gateway, began, calls.accepted, wanted, some_refused);
     let (taken, mut seen) = tokio::try_join!(taken, sending)?;
     let states = loop {
@@ -210,37 +210,17 @@ async fn run(
     })
 }
 
-/// How the simulated provider is to be reached.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Wire {
-    /// Milliseconds for each push.
-    pub(crate) latency: u64,
-    /// Streams on a connection; `None` is the provider's own limit.
-    pub(crate) streams: Option<u32>,
-}
-
-impl Wire {
-    /// `20 ms`, `20 ms, 100 streams`.
-    pub(crate) fn words(self) -> String {
-        let latency = format!("{} ms", self.latency);
-        match self.streams {
-            Some(streams) => format!("{latency}, {streams} streams"),
-            None => latency,
-        }
-    }
-}
-
 /// What other measurements are compared with.
-pub(crate) struct Measured {
+pub struct Measured {
     /// The bare client's rate.
-    pub(crate) bare: f64,
+    pub bare: f64,
     /// Our bulk lane's rate and costs, where it was asked for.
-    pub(crate) bulk: Option<(f64, Costs)>,
+    pub bulk: Option<(f64, Costs)>,
 }
 
 /// Deliveries in each lane, each run beside a run of the bare client.
-pub(crate) async fn measure(
-    options: &Options,
+pub async fn measure(
+    load: &Load,
     deployment: &Deployment,
     seed: &Arc<Seed>,
     gateway: &Gateway,
@@ -257,17 +237,21 @@ pub(crate) async fn measure(
         .await
         .map_err(failed)?;
     let mut bares: Vec<bare::Bare> = Vec::new();
-    let mut lanes: Vec<_> = options
+    let mut lanes: Vec<_> = load
         .lanes()
         .into_iter()
         .map(|lane| (lane, vec![]))
         .collect();
-    for _ in 0..options.runs.max(1) {
-        bares.push(bare::measure(options, gateway, wire.streams).await?);
-        gateway.set_mix(options.errors.shares.clone());
+    for _ in 0..load.runs.max(1) {
+        bares.push(bare::measure(load, gateway, wire.streams).await?);
+        gateway.set_mix(load.errors.shares.clone());
         for (lane, runs) in &mut lanes {
-            let one = run(options, deployment.footing, &store, seed, gateway, *lane).await?;
-            say(&format!("  {lane:?} {:.0}/s, load {:.1}", one.rate, load()));
+            let one = run(load, deployment.footing, &store, seed, gateway, *lane).await?;
+            report.say(&format!(
+                "  {lane:?} {:.0}/s, load {:.1}",
+                one.rate,
+                load_average()
+            ));
             runs.push(one);
         }
         gateway.set_mix(vec![]);
@@ -276,11 +260,7 @@ pub(crate) async fn measure(
     let bare = median(bares.iter().map(|bare| bare.rate).collect());
     let bare_costs = mean(bares.iter().map(|bare| &bare.costs));
     report.add(Line {
-        what: format!(
-            "bare client, {} in flight, {}",
-            options.flights,
-            wire.words()
-        ),
+        what: format!("bare client, {} in flight, {}", load.flights, wire.words()),
         count: bares.iter().map(|bare| bare.count).sum(),
         rate: Some(bare),
         ratio: Some(1.0),
@@ -291,7 +271,7 @@ pub(crate) async fn measure(
     for (lane, runs) in lanes {
         let per_second = |of: fn(&Run) -> Duration| {
             let all = runs.iter().map(of);
-            let rates = all.map(|time| options.pushes as f64 / time.as_secs_f64());
+            let rates = all.map(|time| load.pushes as f64 / time.as_secs_f64());
             json!(median(rates.collect()).round())
         };
         let rate = median(runs.iter().map(|run| run.rate).collect());
@@ -314,8 +294,8 @@ pub(crate) async fn measure(
             format!("{lane:?}").to_lowercase(),
             wire.words()
         );
-        if !options.errors.is_empty() {
-            what = format!("{what}, errors {}", options.errors.text);
+        if !load.errors.is_empty() {
+            what = format!("{what}, errors {}", load.errors.text);
             let mut all = States::new();
             for (state, n) in runs.iter().flat_map(|run| &run.states) {
                 *all.entry(state.clone()).or_default() += n;
@@ -325,7 +305,7 @@ pub(crate) async fn measure(
         report.add(Line {
             what,
             footing: deployment.footing.word(),
-            count: (options.pushes * runs.len()) as u64,
+            count: (load.pushes * runs.len()) as u64,
             rate: Some(rate),
             ratio: Some(rate / bare),
             costs,

@@ -1,6 +1,6 @@
 //! What was measured: one table, or one document.
 
-use crate::machine::{self, Costs};
+use super::machine::{self, Costs};
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -8,39 +8,39 @@ use std::time::Duration;
 
 /// One line.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Line {
+pub struct Line {
     /// What was measured.
-    pub(crate) what: String,
+    pub what: String,
     /// On what; empty for the bare client.
-    pub(crate) footing: &'static str,
+    pub footing: &'static str,
     /// How many.
-    pub(crate) count: u64,
+    pub count: u64,
     /// Per second.
-    pub(crate) rate: Option<f64>,
+    pub rate: Option<f64>,
     /// The part of the bare client's rate next to it.
-    pub(crate) ratio: Option<f64>,
+    pub ratio: Option<f64>,
     /// Milliseconds.
-    pub(crate) times: Option<Times>,
+    pub times: Option<Times>,
     /// Microseconds of processor time for each one, by process.
-    pub(crate) costs: Costs,
+    pub costs: Costs,
     /// Anything else.
-    pub(crate) notes: Vec<(&'static str, Value)>,
+    pub notes: Vec<(&'static str, Value)>,
 }
 
 /// Quantiles, in milliseconds.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Times {
+pub struct Times {
     /// Half of them.
-    pub(crate) p50: f64,
+    pub p50: f64,
     /// Nine of ten.
-    pub(crate) p90: f64,
+    pub p90: f64,
     /// All but one of a hundred.
-    pub(crate) p99: f64,
+    pub p99: f64,
 }
 
 impl Times {
     /// Of what was measured; `None` of nothing.
-    pub(crate) fn of(mut all: Vec<Duration>) -> Option<Self> {
+    pub fn of(mut all: Vec<Duration>) -> Option<Self> {
         all.sort_unstable();
         let last = all.len().checked_sub(1)?;
         let at = |part: f64| all[(last as f64 * part).round() as usize].as_secs_f64() * 1e3;
@@ -53,36 +53,44 @@ impl Times {
 }
 
 /// The middle one.
-pub(crate) fn median(mut all: Vec<f64>) -> f64 {
+pub fn median(mut all: Vec<f64>) -> f64 {
     all.sort_by(f64::total_cmp);
     all.get(all.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// A word on standard error.
-pub(crate) fn say(text: &str) {
+pub fn say(text: &str) {
     writeln!(std::io::stderr().lock(), "{text}").ok();
 }
 
 /// All of it.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub struct Report {
     lines: Vec<Line>,
+    /// Nothing is said before the end.
+    pub quiet: bool,
 }
 
 impl Report {
+    /// A word on the way.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
     /// Keeps a line, and says it at once.
-    pub(crate) fn add(&mut self, line: Line) {
-        say(&format!("  {}", text_of(&line).join(" | ")));
+    pub fn add(&mut self, line: Line) {
+        self.say(&format!("  {}", text_of(&line).join(" | ")));
         self.lines.push(line);
     }
 
     /// To standard output.
-    pub(crate) fn print(&self, as_json: bool) -> Result<()> {
+    pub fn print(&self, as_json: bool) -> Result<()> {
         let mut to = std::io::stdout().lock();
         if as_json {
             let lines: Vec<_> = self.lines.iter().map(json_of).collect();
-            let document =
-                json!({"machine": machine::describe(), "load": machine::load(), "lines": lines});
+            let document = json!({"machine": machine::describe(), "load": machine::load_average(), "lines": lines});
             writeln!(to, "{document}")?;
             return Ok(());
         }
@@ -90,7 +98,7 @@ impl Report {
             to,
             "{}; load average at the end {:.1}",
             machine::describe(),
-            machine::load()
+            machine::load_average()
         )?;
         let head = [
             "what",

@@ -1,9 +1,9 @@
 //! A store with users, each with one device, and a policy that leads to the simulated APNs.
 
-use crate::deployment::{Deployment, failed};
-use crate::request::token;
+use super::deployment::{Deployment, failed};
+use super::request::token;
+use crate::roles::open_database;
 use anyhow::{Context as _, Result, anyhow};
-use cli::roles::open_database;
 use shared::clock::{Clock as _, SystemClock};
 use shared::crypto::{DeviceKey, ServerSecret, content_hash, random_text};
 use shared::domain::{
@@ -22,22 +22,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::JoinSet;
 
 /// The relying party.
-pub(crate) const RP: &str = "payroll";
+pub const RP: &str = "payroll";
 /// How many users are added side by side: their commits are grouped.
 const WRITERS: usize = 12;
 
 /// What was planted.
-pub(crate) struct Seed {
+pub struct Seed {
     /// The store.
-    pub(crate) tenant: StoreId,
+    pub tenant: StoreId,
     /// Its users.
-    pub(crate) users: Vec<UserId>,
+    pub users: Vec<UserId>,
     /// An API key for everything.
-    pub(crate) key: Secret,
+    pub key: Secret,
 }
 
 /// The way to the simulated APNs.
-pub(crate) fn apns(gateway: &Gateway) -> ApnsCredential {
+pub fn apns(gateway: &Gateway) -> ApnsCredential {
     let key = gateway.apns_key();
     ApnsCredential {
         team_id: key.team_id,
@@ -49,7 +49,7 @@ pub(crate) fn apns(gateway: &Gateway) -> ApnsCredential {
 }
 
 /// The way to the simulated FCM.
-pub(crate) fn fcm(gateway: &Gateway) -> FcmCredential {
+pub fn fcm(gateway: &Gateway) -> FcmCredential {
     FcmCredential {
         service_account: gateway.service_account_json(),
         endpoint: gateway.fcm_url().to_owned(),
@@ -90,7 +90,7 @@ async fn add_user(
 }
 
 /// Plants it.
-pub(crate) async fn plant(
+pub async fn plant(
     deployment: &Deployment,
     gateway: &Gateway,
     provider: Provider,
@@ -157,7 +157,7 @@ pub(crate) async fn plant(
 
 impl Seed {
     /// The `n`th push as line `line` of a batch.
-    pub(crate) fn row(&self, n: usize, line: usize) -> NewRow {
+    pub fn row(&self, n: usize, line: usize) -> NewRow {
         let push = self.push(n, Lane::Bulk);
         let mut content = push.content;
         content.kind = Kind::Generic;
@@ -178,7 +178,7 @@ impl Seed {
     }
 
     /// The `n`th push: every second one `confirm`, the others `generic`.
-    pub(crate) fn push(&self, n: usize, lane: Lane) -> NewPush {
+    pub fn push(&self, n: usize, lane: Lane) -> NewPush {
         let now = SystemClock.now();
         let kind = if n.is_multiple_of(2) {
             Kind::Confirm

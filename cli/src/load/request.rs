@@ -1,6 +1,6 @@
 //! One push as either provider wants it, made once and sent again and again.
 
-use crate::bare::{Sender, connect};
+use super::bare::{Sender, connect};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http::{HeaderValue, Request};
@@ -12,19 +12,19 @@ use shared::domain::Provider;
 use simulator::Gateway;
 
 /// A push that the bare client sends.
-pub(crate) type Prebuilt = Request<Full<Bytes>>;
+pub type Prebuilt = Request<Full<Bytes>>;
 
 const APNS: &str = r#"{"aps":{"alert":{"title":"Confirmation requested","body":"Open the app to answer."},"category":"COUNTERSIGN_PUSH","interruption-level":"time-sensitive","mutable-content":1,"sound":"default"},"push":"psh_00000000000000000000000000"}"#;
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
 const GRANT: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
 
 /// What APNs allows on a connection.
-pub(crate) const APNS_STREAMS: u32 = 1_000;
+pub const APNS_STREAMS: u32 = 1_000;
 /// What FCM allows.
-pub(crate) const FCM_STREAMS: u32 = 100;
+pub const FCM_STREAMS: u32 = 100;
 
 /// Where a provider listens.
-pub(crate) fn url(gateway: &Gateway, provider: Provider) -> &str {
+pub fn url(gateway: &Gateway, provider: Provider) -> &str {
     match provider {
         Provider::Apns => gateway.apns_url(),
         Provider::Fcm => gateway.fcm_url(),
@@ -32,7 +32,7 @@ pub(crate) fn url(gateway: &Gateway, provider: Provider) -> &str {
 }
 
 /// The push address of the `n`th device, as long as real ones are.
-pub(crate) fn token(provider: Provider, n: usize) -> String {
+pub fn token(provider: Provider, n: usize) -> String {
     match provider {
         Provider::Apns => format!("{n:064x}"),
         Provider::Fcm => format!("bench-{n:0157}"),
@@ -99,7 +99,7 @@ async fn fcm(gateway: &Gateway) -> Result<Prebuilt> {
 }
 
 /// A push to the first device.
-pub(crate) async fn prebuilt(gateway: &Gateway, provider: Provider) -> Result<Prebuilt> {
+pub async fn prebuilt(gateway: &Gateway, provider: Provider) -> Result<Prebuilt> {
     match provider {
         Provider::Apns => apns(gateway),
         Provider::Fcm => fcm(gateway).await,

@@ -1,12 +1,10 @@
 //! A database and queues of a run's own, and the settings that lead to them.
 
-use crate::options::Footing;
+use super::Footing;
+use crate::exit::Failure;
+use crate::settings::{BatchLimits, Settings};
 use anyhow::{Context as _, Result, anyhow};
-use cli::exit::Failure;
-use cli::settings::{BatchLimits, Settings};
-use lapin::options::{ExchangeDeleteOptions, QueueDeleteOptions};
-use lapin::{Connection, ConnectionProperties};
-use shared::broker::rabbit::topology::{Names, Topology};
+use shared::broker::{Broker as _, Rabbit, rabbit};
 use shared::crypto::ServerSecret;
 use shared::id::MessageId;
 use shared::secret::Secret;
@@ -14,33 +12,28 @@ use shared::store::Db;
 use shared::store::db::Statement;
 use simulator::Gateway;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 /// Where one footing's run keeps its data.
-pub(crate) struct Deployment {
+pub struct Deployment {
     /// What it stands on.
-    pub(crate) footing: Footing,
+    pub footing: Footing,
     /// Its settings.
-    pub(crate) settings: Settings,
+    pub settings: Settings,
     /// Its files.
-    pub(crate) folder: PathBuf,
-    schema: Option<String>,
+    pub folder: PathBuf,
+    schema: Option<Schema>,
 }
 
 /// A failure of the program as an error of ours.
-pub(crate) fn failed(failure: Failure) -> anyhow::Error {
+pub fn failed(failure: Failure) -> anyhow::Error {
     anyhow!(failure.what)
 }
 
-fn provided(name: &str) -> Result<String> {
-    std::env::var(name).with_context(|| {
-        format!("{name} is not set: run scripts/test -- COMMAND, or give --footing embedded")
-    })
-}
-
 /// Runs a statement about schemas, whose names cannot be parameters.
-async fn about_schema(text: String) -> Result<()> {
-    let db = Db::open(&provided("COUNTERSIGN_TEST_DATABASE_URL")?).await?;
+async fn about_schema(url: &Secret, text: String) -> Result<()> {
+    let db = Db::open(url.expose()).await?;
     // Two of them in the life of this process.
     let statement: &'static Statement = Box::leak(Box::new(Statement::new(text.leak())));
     let done = db.write(statement, &[]).await;
@@ -49,26 +42,69 @@ async fn about_schema(text: String) -> Result<()> {
     Ok(())
 }
 
+/// Where the data of a deployment go.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Into a folder of their own, inside this one.
+    Folder(PathBuf),
+    /// Into a schema of this PostgreSQL, and into queues of this RabbitMQ, which nobody else uses.
+    Servers {
+        /// `postgres://…`.
+        database: Secret,
+        /// `amqp://…`.
+        queue: Secret,
+    },
+}
+
+impl Place {
+    /// What a deployment there stands on.
+    pub fn footing(&self) -> Footing {
+        match self {
+            Self::Folder(_) => Footing::Embedded,
+            Self::Servers { .. } => Footing::Servers,
+        }
+    }
+}
+
+/// A schema of a deployment's own.
+struct Schema {
+    database: Secret,
+    name: String,
+}
+
 impl Deployment {
     /// A fresh one, whose pushes go to `gateway`.
-    pub(crate) async fn open(footing: Footing, gateway: &Gateway) -> Result<Self> {
+    pub async fn open(place: &Place, gateway: &Gateway) -> Result<Self> {
         let unique = MessageId::fresh(0).to_string().replace("msg_", "");
-        let folder = std::env::temp_dir().join(format!("countersign-bench-{unique}"));
-        std::fs::create_dir_all(&folder)?;
+        let above = match place {
+            Place::Folder(folder) => folder.clone(),
+            Place::Servers { .. } => std::env::temp_dir(),
+        };
+        let folder = above.join(format!("countersign-bench-{unique}"));
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("{} cannot be made", folder.display()))?;
         std::fs::write(folder.join("ca.pem"), gateway.ca_pem())?;
-        let (database, queue, schema) = match footing {
-            Footing::Embedded => {
+        let (database, queue, schema) = match place {
+            Place::Folder(_) => {
                 let file = folder.join("db.sqlite");
-                let database = format!("sqlite:{}", file.display());
-                (database, "embedded:".to_owned(), None)
+                let database = Secret::new(format!("sqlite:{}", file.display()));
+                (database, Secret::new("embedded:"), None)
             }
-            Footing::Servers => {
+            Place::Servers { database, queue } => {
                 let name = format!("bench_{unique}");
-                let url = provided("COUNTERSIGN_TEST_DATABASE_URL")?;
-                about_schema(format!("CREATE SCHEMA {name}")).await?;
+                about_schema(database, format!("CREATE SCHEMA {name}"))
+                    .await
+                    .context("a schema of its own cannot be made in the database")?;
+                let url = database.expose();
                 let joint = if url.contains('?') { '&' } else { '?' };
                 let own = format!("{url}{joint}options=-csearch_path%3D{name}");
-                (own, provided("COUNTERSIGN_TEST_AMQP_URL")?, Some(name))
+                let schema = Schema {
+                    database: database.clone(),
+                    name,
+                };
+                (Secret::new(own), queue.clone(), Some(schema))
             }
         };
         let settings = Settings {
@@ -78,15 +114,15 @@ impl Deployment {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             public_url: "http://bench.example".to_owned(),
             secret: ServerSecret::generate(),
-            database_url: Secret::new(database),
-            queue_url: Secret::new(queue),
+            database_url: database,
+            queue_url: queue,
             queue_prefix: format!("b{}", &unique[unique.len() - 12..]),
             extra_ca_pem: Some(gateway.ca_pem().to_owned()),
             log_filter: "warn".to_owned(),
             log_json: false,
         };
         Ok(Self {
-            footing,
+            footing: place.footing(),
             settings,
             folder,
             schema,
@@ -94,7 +130,7 @@ impl Deployment {
     }
 
     /// The same settings for a process of their own.
-    pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
         let settings = &self.settings;
         vec![
             ("COUNTERSIGN_SERVER__LISTEN", settings.listen.to_string()),
@@ -124,28 +160,20 @@ impl Deployment {
     }
 
     /// Removes everything that it made.
-    pub(crate) async fn remove(self) -> Result<()> {
+    pub async fn remove(self) -> Result<()> {
         std::fs::remove_dir_all(&self.folder)?;
         let Some(schema) = self.schema else {
             return Ok(());
         };
-        about_schema(format!("DROP SCHEMA {schema} CASCADE")).await?;
-        let url = self.settings.queue_url.expose();
-        let connection = Connection::connect(url, ConnectionProperties::default()).await?;
-        let channel = connection.create_channel().await?;
-        let topology = Topology::new(&Names::new(&self.settings.queue_prefix), None);
-        for queue in topology.queues {
-            let (name, options) = (queue.name.as_str().into(), QueueDeleteOptions::default());
-            channel.queue_delete(name, options).await?;
-        }
-        for exchange in topology.exchanges {
-            let (name, options) = (
-                exchange.name.as_str().into(),
-                ExchangeDeleteOptions::default(),
-            );
-            channel.exchange_delete(name, options).await?;
-        }
-        connection.close(200, "done".into()).await?;
-        Ok(())
+        let drop = format!("DROP SCHEMA {} CASCADE", schema.name);
+        about_schema(&schema.database, drop).await?;
+        let options = rabbit::Options {
+            prefix: self.settings.queue_prefix.clone(),
+            ..rabbit::Options::default()
+        };
+        let broker = Rabbit::connect(self.settings.queue_url.expose(), options).await?;
+        let removed = broker.remove_topology().await;
+        broker.close().await;
+        Ok(removed?)
     }
 }

@@ -8,7 +8,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// Cores, kernel and load.
-pub(crate) fn describe() -> String {
+pub fn describe() -> String {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let kernel = read("/proc/sys/kernel/osrelease");
     let processor = read("/proc/cpuinfo");
@@ -20,31 +20,10 @@ pub(crate) fn describe() -> String {
 }
 
 /// The load average of the last minute.
-pub(crate) fn load() -> f64 {
+pub fn load_average() -> f64 {
     let text = read("/proc/loadavg");
     let first = text.split_whitespace().next();
     first.and_then(|word| word.parse().ok()).unwrap_or(0.0)
-}
-
-/// Lets this process open as many files as it may.
-pub(crate) fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    // What may not be raised stays, and the measurement of waits asks for fewer.
-    setrlimit(Resource::Nofile, most).ok();
-}
-
-/// How many files this process may open.
-pub(crate) fn file_limit() -> usize {
-    use rustix::process::{Resource, getrlimit};
-    let limit = getrlimit(Resource::Nofile).current;
-    limit.map_or(usize::MAX, |most| {
-        usize::try_from(most).unwrap_or(usize::MAX)
-    })
 }
 
 /// The fields of `/proc/PID/stat` from the state on, which is field 3 of proc(5).
@@ -64,7 +43,7 @@ fn seconds_of(fields: &[String], with_ended: bool) -> f64 {
 }
 
 /// Processor time of a process, in seconds.
-pub(crate) fn process_seconds(pid: u32) -> f64 {
+pub fn process_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |fields| seconds_of(&fields, false))
 }
 
@@ -83,7 +62,7 @@ fn family_seconds(pid: u32) -> f64 {
 }
 
 /// Processor time of all processes of a group that are alive, in seconds.
-pub(crate) fn group_seconds(group: u32) -> f64 {
+pub fn group_seconds(group: u32) -> f64 {
     let all = std::fs::read_dir("/proc").ok().into_iter().flatten();
     all.flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
@@ -94,7 +73,7 @@ pub(crate) fn group_seconds(group: u32) -> f64 {
 }
 
 /// Resident memory of a process, in KiB.
-pub(crate) fn resident_kib(pid: u32) -> u64 {
+pub fn resident_kib(pid: u32) -> u64 {
     let status = read(format!("/proc/{pid}/status"));
     let line = status
         .lines()
@@ -105,11 +84,11 @@ pub(crate) fn resident_kib(pid: u32) -> u64 {
 }
 
 /// Microseconds of processor time for each one, by process.
-pub(crate) type Costs = Vec<(&'static str, f64)>;
+pub type Costs = Vec<(&'static str, f64)>;
 
 /// Processor time used by each of those who take part, in seconds.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Usage(BTreeMap<&'static str, f64>);
+pub struct Usage(BTreeMap<&'static str, f64>);
 
 /// The first number in a file beside a control program of `scripts/test`.
 fn pid_beside(variable: &str, file: &str) -> Option<u32> {
@@ -121,7 +100,7 @@ fn pid_beside(variable: &str, file: &str) -> Option<u32> {
 
 impl Usage {
     /// Up to now: this process; the machine; PostgreSQL and RabbitMQ where `scripts/test` has started them by itself.
-    pub(crate) fn now() -> Self {
+    pub fn now() -> Self {
         let mut all = BTreeMap::from([("bench", process_seconds(std::process::id()))]);
         let text = read("/proc/stat");
         let fields: Vec<f64> = text
@@ -150,7 +129,7 @@ impl Usage {
     }
 
     /// Microseconds of each since `before`, per one of `count`.
-    pub(crate) fn per(&self, before: &Self, count: u64) -> Costs {
+    pub fn per(&self, before: &Self, count: u64) -> Costs {
         let of = |(name, after): (&&'static str, &f64)| {
             let used = after - before.0.get(name).copied().unwrap_or(0.0);
             (*name, used * 1e6 / count.max(1) as f64)
@@ -160,7 +139,7 @@ impl Usage {
 }
 
 /// The mean of several runs of one length.
-pub(crate) fn mean<'a>(runs: impl ExactSizeIterator<Item = &'a Costs> + Clone) -> Costs {
+pub fn mean<'a>(runs: impl ExactSizeIterator<Item = &'a Costs> + Clone) -> Costs {
     let count = runs.len().max(1) as f64;
     let mut sums = BTreeMap::new();
     for (name, us) in runs.flatten() {
@@ -170,13 +149,13 @@ pub(crate) fn mean<'a>(runs: impl ExactSizeIterator<Item = &'a Costs> + Clone) -
 }
 
 /// What all of ours cost together.
-pub(crate) fn ours(costs: &Costs) -> f64 {
+pub fn ours(costs: &Costs) -> f64 {
     let ours = costs.iter().filter(|(name, _)| *name != "machine");
     ours.map(|(_, us)| us).sum()
 }
 
 /// `bench 90, machine 180` and so on.
-pub(crate) fn costs(costs: &Costs) -> String {
+pub fn costs(costs: &Costs) -> String {
     let words: Vec<_> = costs
         .iter()
         .map(|(name, us)| format!("{name} {us:.0}"))
