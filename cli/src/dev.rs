@@ -327,6 +327,7 @@ impl Dev {
             queue_prefix: "cs".to_owned(),
             extra_ca_pem: Some(gateway.ca_pem().to_owned()),
             any_provider: true,
+            fcm_per_minute: 600_000,
             probes: None,
             log_filter: String::new(),
             log_json: false,

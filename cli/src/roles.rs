@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use workers::census;
 use workers::chainer;
 use workers::dispatcher::Dispatcher;
 use workers::fanout::{FanOut, Limits};
@@ -293,6 +294,7 @@ impl Running {
     fn start_worker(&mut self, settings: &Settings, clock: &SharedClock) -> Result<(), Failure> {
         let providers = Providers::new(PushOptions {
             extra_ca_pem: settings.extra_ca_pem.clone(),
+            fcm_per_minute: settings.fcm_per_minute,
             clock: clock.clone(),
             shelf: Arc::new(SharedTokens {
                 store: self.store.clone(),
@@ -316,6 +318,12 @@ impl Running {
             self.roles
                 .spawn(async move { ended(fan_out.run(until).await) });
         }
+        let (store, until) = (self.store.clone(), self.stop.clone());
+        let counting = census::run(store, clock.clone(), credentials, until);
+        self.roles.spawn(async move {
+            counting.await;
+            Ok(())
+        });
         let dispatcher = Dispatcher {
             store: self.store.clone(),
             broker: self.broker.clone(),

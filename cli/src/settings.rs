@@ -71,6 +71,11 @@ const KEYS: &[Key] = &[
         "`true`: push policies may name providers other than Apple and Google, such as a simulator or a proxy.",
     ),
     key(
+        "push.fcm_per_minute",
+        Some("600000"),
+        "How many messages Google lets a Firebase project send in a minute. Workers share four fifths of it.",
+    ),
+    key(
         "batches.max_waiting",
         Some("5000000"),
         "How many pushes of batches may wait to be sent; beyond that an upload gets 429.",
@@ -122,6 +127,8 @@ pub struct Settings {
     pub extra_ca_pem: Option<String>,
     /// May push policies name any provider?
     pub any_provider: bool,
+    /// What Google lets a Firebase project send in a minute.
+    pub fcm_per_minute: u32,
     /// How much of batches may wait and come at once.
     pub batches: BatchLimits,
     /// Where probes are served apart from the API.
@@ -372,6 +379,7 @@ impl Settings {
             }
             read.unwrap_or(1)
         };
+        let fcm_per_minute = u32::try_from(number("push.fcm_per_minute")).unwrap_or(u32::MAX);
         let batches = BatchLimits {
             waiting: number("batches.max_waiting"),
             waiting_of_store: number("batches.max_waiting_per_store"),
@@ -410,6 +418,7 @@ impl Settings {
             queue_prefix,
             extra_ca_pem,
             any_provider: any_provider == "true",
+            fcm_per_minute,
             batches,
             probes,
             log_filter: text("log.filter"),

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use shared::clock::{Clock as _, SystemClock};
 use shared::domain::{ApnsCredential, FcmCredential, Kind};
 use shared::id::{DeliveryId, PushId};
+use shared::message::Lane;
 use shared::secret::Secret;
 use simulator::{Gateway, GatewayOptions};
 use std::future::Future;
@@ -38,6 +39,7 @@ fn call() -> Call {
         delivery: DeliveryId::fresh(now),
         push: PushId::fresh(now),
         kind: Kind::Confirm,
+        lane: Lane::Bulk,
         token: Secret::new(token()),
         expires_at: now + 120_000,
         attempt: 1,
@@ -213,6 +215,7 @@ async fn main() {
     let providers = Providers::new(Options {
         extra_ca_pem: Some(gateway.ca_pem().to_owned()),
         max_streams,
+        fcm_per_minute: u32::MAX,
         ..Options::default()
     })
     .unwrap();

@@ -31,6 +31,11 @@ impl Credentials {
         }
     }
 
+    /// Says among how many workers the providers' quotas are shared.
+    pub fn share_among(&self, workers: u32) {
+        self.providers.share_among(workers);
+    }
+
     /// The way for this delivery; `None` when its credential cannot be used, which is logged once for each change of the policy.
     pub async fn provider(&self, claimed: &Claimed) -> Result<Option<Arc<dyn Provider>>, Error> {
         let key = (claimed.store.clone(), claimed.rp.clone(), claimed.provider);

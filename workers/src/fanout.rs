@@ -338,6 +338,7 @@ async fn call(
                 delivery: claimed.delivery.clone(),
                 push: claimed.push.clone(),
                 kind: claimed.kind,
+                lane: claimed.lane,
                 token: claimed.token.clone(),
                 expires_at: claimed.expires_at,
                 attempt: claimed.attempt,
@@ -358,7 +359,10 @@ async fn call(
             }
         }
     };
-    let called = !matches!(result, PushResult::Paused { .. } | PushResult::Expired);
+    let called = !matches!(
+        result,
+        PushResult::Paused { .. } | PushResult::Paced { .. } | PushResult::Expired
+    );
     let carrier = claimed.provider.as_str();
     let attempt = Attempt {
         provider: claimed.provider,

@@ -2,6 +2,7 @@
 //! sweeper, and the wait-on-push activity.
 
 mod batch;
+pub mod census;
 pub mod chainer;
 mod credentials;
 pub mod dispatcher;

@@ -109,6 +109,8 @@ impl Deployment {
         };
         let settings = Settings {
             any_provider: true,
+            // What is measured is the program and not its patience.
+            fcm_per_minute: u32::MAX,
             batches: BatchLimits::default(),
             probes: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -154,6 +156,10 @@ impl Deployment {
             (
                 "COUNTERSIGN_PUSH__EXTRA_CA_FILE",
                 self.folder.join("ca.pem").display().to_string(),
+            ),
+            (
+                "COUNTERSIGN_PUSH__FCM_PER_MINUTE",
+                settings.fcm_per_minute.to_string(),
             ),
             ("COUNTERSIGN_LOG__FILTER", settings.log_filter.clone()),
         ]

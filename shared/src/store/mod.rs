@@ -6,6 +6,7 @@ mod approvals;
 mod audit;
 mod batches;
 mod bulk;
+mod census;
 mod claim;
 mod consume;
 pub mod db;

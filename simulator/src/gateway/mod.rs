@@ -14,6 +14,7 @@ mod keys;
 mod listen;
 mod mix;
 mod oauth;
+mod quota;
 mod reasons;
 mod script;
 
@@ -27,6 +28,7 @@ use crate::Error;
 use journal::Journal;
 use keys::{ApnsCredential, ServiceAccount, Tls};
 use mix::Mix;
+use quota::Quota;
 use script::{Book, Step, Verdict};
 use shared::clock::{Clock, Millis, SystemClock};
 use shared::secret::Secret;
@@ -46,6 +48,8 @@ pub struct GatewayOptions {
     pub apns_streams: u32,
     /// Streams per FCM connection.
     pub fcm_streams: u32,
+    /// Messages that FCM takes in any second; the others get 429. No limit, if not given.
+    pub fcm_per_second: Option<usize>,
     /// How long every push takes.
     pub latency: Duration,
     /// How many receipts are kept in full.
@@ -58,6 +62,7 @@ impl Default for GatewayOptions {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             apns_streams: 1000,
             fcm_streams: 100,
+            fcm_per_second: None,
             latency: Duration::ZERO,
             journal_capacity: 10_000,
         }
@@ -73,6 +78,7 @@ struct State {
     account: ServiceAccount,
     verified: apns_token::Verified,
     access: oauth::AccessTokens,
+    fcm_quota: Quota,
     outage: AtomicBool,
     latency_us: AtomicU64,
     apns_streams: AtomicU32,
@@ -87,6 +93,10 @@ impl State {
     fn judge(&self, provider: Provider, token: &str) -> Step {
         if self.outage.load(Ordering::Relaxed) {
             Step::answer(Verdict::Down)
+        } else if provider == Provider::Fcm && !self.fcm_quota.admits(Self::now()) {
+            Step::answer(Verdict::Throttled {
+                retry_after_secs: 1,
+            })
         } else if let Some(step) = self.scripts.step(provider, token) {
             step
         } else {
@@ -151,6 +161,7 @@ impl Gateway {
             account: ServiceAccount::generate(&fcm_url)?,
             verified: apns_token::Verified::default(),
             access: oauth::AccessTokens::default(),
+            fcm_quota: Quota::new(options.fcm_per_second),
             outage: AtomicBool::new(false),
             latency_us: AtomicU64::new(0),
             apns_streams: AtomicU32::new(options.apns_streams),

@@ -24,6 +24,7 @@ use pool::{ConnectError, SendError};
 use shared::clock::Millis;
 use shared::domain::Kind;
 use shared::id::{DeliveryId, PushId};
+use shared::message::Lane;
 use shared::secret::Secret;
 use std::borrow::Cow;
 use std::time::Duration;
@@ -42,6 +43,8 @@ pub struct Call {
     pub push: PushId,
     /// What the push asks for. Providers are not told.
     pub kind: Kind,
+    /// Interactive pushes never wait behind bulk ones, for a stream or a turn.
+    pub lane: Lane,
     /// The device's push address.
     pub token: Secret,
     /// Nothing is sent from here on.
@@ -121,6 +124,11 @@ pub enum PushResult {
         /// Why it is paused.
         reason: Reason,
     },
+    /// Not called, so not an attempt: more would be too much for the project, and waiting here would take too long.
+    Paced {
+        /// When there is likely to be room.
+        after: Duration,
+    },
     /// Not called, so not an attempt: it was too late.
     Expired,
 }
@@ -137,6 +145,7 @@ impl PushResult {
             Self::Rejected { .. } => "permanent",
             Self::Credentials { .. } => "credentials",
             Self::Paused { .. } => "breaker_open",
+            Self::Paced { .. } => "paced",
             Self::Expired => "expired",
         }
     }
@@ -146,7 +155,7 @@ impl PushResult {
 #[async_trait]
 pub trait Provider: Send + Sync {
     /// Sends once and says what came of it. Ends within [`Options::timeout`], whatever the peer does; a refused access token costs a
-    /// second one and a second send, each with the same bound.
+    /// second one and a second send, each with the same bound. A turn in a provider's quota may be waited for, for some seconds.
     async fn push(&self, call: &Call) -> PushResult;
 }
 

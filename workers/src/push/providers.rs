@@ -2,7 +2,7 @@
 
 use super::Provider;
 use super::apns::{Apns, KeyError, ProviderTokens, Signer};
-use super::fcm::{AccountError, Fcm};
+use super::fcm::{AccountError, Fcm, Paces};
 use super::guard::{Condition, Guarded};
 use super::pool::{Limits, Peer, Pool, TlsError, tls_config};
 use super::token::{Alone, Shelf, TokenKey};
@@ -11,6 +11,7 @@ use rustls::ClientConfig;
 use shared::clock::{SharedClock, SystemClock};
 use shared::domain::{self, ApnsCredential, FcmCredential};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,10 +29,12 @@ pub struct Options {
     /// Streams used of one connection at most, whatever the provider allows. APNs allows 1000 streams and 64 KiB of bodies in
     /// flight; past that bodies go out in crumbs, which peers take for an attack.
     pub max_streams: usize,
-    /// Pushes that may wait for a stream, per credential.
+    /// Pushes that may wait for a stream, per credential and lane.
     pub max_waiting: usize,
     /// When a connection is replaced. FCM ends them after an hour.
     pub max_age: Duration,
+    /// Messages that Google lets a Firebase project send in a minute, all workers together.
+    pub fcm_per_minute: u32,
     /// Where the time comes from.
     pub clock: SharedClock,
     /// Where the providers' tokens lie for every process; by default for this one alone.
@@ -48,6 +51,7 @@ impl Default for Options {
             max_streams: 128,
             max_waiting: 10_000,
             max_age: Duration::from_mins(50),
+            fcm_per_minute: 600_000,
             clock: Arc::new(SystemClock),
             shelf: Arc::<Alone>::default(),
         }
@@ -78,22 +82,25 @@ pub enum Error {
 pub struct Providers {
     options: Options,
     tls: Arc<ClientConfig>,
+    /// Among how many workers the providers' quotas are shared.
+    workers: Arc<AtomicU32>,
     made: Mutex<Made>,
 }
 
-#[derive(Default)]
 struct Made {
     apns: HashMap<String, Entry<ApnsCredential, Apns>>,
     fcm: HashMap<String, Entry<FcmCredential, Fcm>>,
     /// One per key, since Apple counts tokens per key.
     tokens: HashMap<TokenKey, Arc<ProviderTokens>>,
+    paces: Paces,
 }
 
 impl Made {
-    /// Forgets the tokens of keys that nothing uses any more.
+    /// Forgets the tokens of keys and the paces of projects that nothing uses any more.
     fn tidy(&mut self) {
         self.tokens
             .retain(|_, tokens| Arc::strong_count(tokens) > 1);
+        self.paces.tidy();
     }
 }
 
@@ -105,11 +112,25 @@ struct Entry<C, P> {
 impl Providers {
     /// Reads the system's certificate authorities; makes nothing else yet.
     pub fn new(options: Options) -> Result<Self, Error> {
+        let workers = Arc::new(AtomicU32::new(1));
+        let (counted, clock) = (Arc::clone(&workers), Arc::clone(&options.clock));
+        let made = Made {
+            apns: HashMap::new(),
+            fcm: HashMap::new(),
+            tokens: HashMap::new(),
+            paces: Paces::new(options.fcm_per_minute, counted, clock),
+        };
         Ok(Self {
             tls: tls_config(options.extra_ca_pem.as_deref())?,
             options,
-            made: Mutex::default(),
+            workers,
+            made: Mutex::new(made),
         })
+    }
+
+    /// Says among how many workers the providers' quotas are shared. One, until then.
+    pub fn share_among(&self, workers: u32) {
+        self.workers.store(workers.max(1), Ordering::Relaxed);
     }
 
     fn made(&self) -> MutexGuard<'_, Made> {
@@ -163,13 +184,23 @@ impl Providers {
         // FCM ends a connection after three PINGs without a request, so it gets none.
         let pool = || Pool::new(peer.clone(), Arc::clone(&self.tls), self.limits(None));
         let shelf = Arc::clone(&self.options.shelf);
-        let fcm = Fcm::new(account, &peer, pool, &self.tls, shelf, Arc::clone(&clock))?;
+        let paces = &mut made.paces;
+        let fcm = Fcm::new(
+            account,
+            &peer,
+            pool,
+            &self.tls,
+            shelf,
+            paces,
+            Arc::clone(&clock),
+        )?;
         let provider = Arc::new(Guarded::new(fcm, policy, domain::Provider::Fcm, clock));
         let entry = Entry {
             credential: credential.clone(),
             provider: Arc::clone(&provider),
         };
         made.fcm.insert(policy.to_owned(), entry);
+        made.tidy();
         Ok(provider)
     }
 

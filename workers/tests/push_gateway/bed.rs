@@ -3,6 +3,7 @@
 use shared::clock::{Clock as _, SystemClock};
 use shared::domain::{ApnsCredential, FcmCredential, Kind};
 use shared::id::{DeliveryId, PushId};
+use shared::message::Lane;
 use shared::secret::Secret;
 use simulator::{Gateway, GatewayOptions};
 use std::sync::Arc;
@@ -22,6 +23,15 @@ impl Bed {
 
     pub(crate) async fn with(change: impl FnOnce(&mut Options)) -> Self {
         let gateway = Gateway::start(GatewayOptions::default()).await.unwrap();
+        Self::made(gateway, change)
+    }
+
+    /// On a gateway that is started already.
+    pub(crate) fn on(gateway: Gateway) -> Self {
+        Self::made(gateway, |_| {})
+    }
+
+    fn made(gateway: Gateway, change: impl FnOnce(&mut Options)) -> Self {
         let mut options = Options {
             extra_ca_pem: Some(gateway.ca_pem().to_owned()),
             ..Options::default()
@@ -71,6 +81,7 @@ pub(crate) fn call(token: &str) -> Call {
         delivery: DeliveryId::fresh(now),
         push: PushId::fresh(now),
         kind: Kind::Confirm,
+        lane: Lane::Interactive,
         token: Secret::new(token),
         expires_at: now + 60_000,
         attempt: 1,

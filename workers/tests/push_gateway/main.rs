@@ -8,6 +8,7 @@
 mod apns;
 mod bed;
 mod fcm;
+mod pace;
 mod pool;
 mod tokens;
 mod wire;

@@ -16,6 +16,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use shared::clock::{Millis, SharedClock};
 use shared::id::DeliveryId;
+use shared::message::Lane;
 use std::sync::Arc;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -55,6 +56,7 @@ struct Push<'a> {
     collapse: HeaderValue,
     expiration: HeaderValue,
     trace: Option<&'a str>,
+    lane: Lane,
     body: Bytes,
     latest: Instant,
 }
@@ -103,6 +105,7 @@ impl Apns {
             collapse: own(push)?,
             expiration: HeaderValue::from(expiration(call.expires_at)),
             trace: call.traceparent.as_deref(),
+            lane: call.lane,
             body: body.freeze(),
             latest: latest(call, now),
         })
@@ -129,9 +132,8 @@ impl Apns {
     }
 
     async fn send(&self, push: &Push<'_>, token: &Token) -> Result<Action, PushResult> {
-        let sent = self
-            .pool
-            .send(|| self.request(push, token), &push.body, push.latest);
+        let request = || self.request(push, token);
+        let sent = self.pool.send(push.lane, request, &push.body, push.latest);
         let reply = sent.await.map_err(|error| transport(&error))?;
         Ok(self.read(&reply))
     }

@@ -3,19 +3,22 @@
 mod account;
 mod classify;
 mod oauth;
+mod pace;
 
 pub use account::AccountError;
+pub(super) use pace::Paces;
 
 use super::apns::{TRACEPARENT, own};
 use super::pool::{Peer, Pool, Reply};
 use super::token::{Shelf, Token, Tokens, Without};
-use super::{Call, MALFORMED, Provider, PushResult, latest, retry_after, transport};
+use super::{Call, MALFORMED, Provider, PushResult, Scope, latest, retry_after, transport};
 use account::Account;
 use async_trait::async_trait;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use classify::{Action, Refusal, classify};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use oauth::Fetcher;
+use pace::{Pace, Turn};
 use rustls::ClientConfig;
 use serde::Deserialize;
 use shared::clock::{Millis, SharedClock};
@@ -30,6 +33,7 @@ const LONGEST_TOKEN: usize = 4096;
 pub(super) struct Fcm {
     pool: Pool,
     tokens: Tokens<Fetcher>,
+    pace: Arc<Pace>,
     uri: Uri,
     clock: SharedClock,
 }
@@ -46,6 +50,7 @@ impl Fcm {
         pool: impl FnOnce() -> Pool,
         tls: &Arc<ClientConfig>,
         shelf: Arc<dyn Shelf>,
+        paces: &mut Paces,
         clock: SharedClock,
     ) -> Result<Self, AccountError> {
         let (account, key) = Account::parse(service_account)?;
@@ -55,10 +60,12 @@ impl Fcm {
             .authority(peer.authority.clone())
             .path_and_query(path)
             .build();
+        let pace = paces.of(&format!("{}/{}", peer.authority, account.project));
         let fetcher = Fetcher::new(account, Arc::clone(tls));
         Ok(Self {
             uri: uri.map_err(|_| AccountError::Project)?,
             tokens: Tokens::new(key, fetcher, shelf, Arc::clone(&clock)),
+            pace,
             pool: pool(),
             clock,
         })
@@ -131,20 +138,35 @@ impl Provider for Fcm {
             Ok(token) => token,
             Err(result) => return result,
         };
-        // The token may have taken its time.
+        match self.pace.turn(call.lane) {
+            Turn::After(wait) if wait.is_zero() => {}
+            Turn::After(wait) => tokio::time::sleep(wait).await,
+            Turn::Later(after) => return PushResult::Paced { after },
+        }
+        // The token and the turn may have taken their time.
         if call.expires_at <= self.clock.now() {
             return PushResult::Expired;
         }
         let mut refreshed = false;
         loop {
             let request = || self.request(&token, trace);
-            let sent = self.pool.send(request, &body, latest).await;
+            let sent = self.pool.send(call.lane, request, &body, latest).await;
             let action = match sent {
                 Ok(reply) => self.read(&reply),
                 Err(error) => return transport(&error),
             };
             match action {
-                Action::Result(result) => return result,
+                Action::Result(result) => {
+                    if let PushResult::Throttled {
+                        after,
+                        scope: Scope::Credential,
+                        ..
+                    } = &result
+                    {
+                        self.pace.slow_down(*after);
+                    }
+                    return result;
+                }
                 Action::RefreshToken if refreshed => {
                     return PushResult::Credentials {
                         reason: "UNAUTHENTICATED".into(),
@@ -166,6 +188,7 @@ mod tests {
     use crate::push::Call;
     use shared::domain::Kind;
     use shared::id::{DeliveryId, PushId};
+    use shared::message::Lane;
     use shared::secret::Secret;
 
     fn call(token: &str, expires_at: i64) -> Call {
@@ -173,6 +196,7 @@ mod tests {
             delivery: DeliveryId::derived(&["d"]),
             push: PushId::derived(&["p"]),
             kind: Kind::Generic,
+            lane: Lane::Bulk,
             token: Secret::new(token),
             expires_at,
             attempt: 1,

@@ -201,6 +201,7 @@ impl Guard {
             | PushResult::Unprocessed { .. }
             | PushResult::Ambiguous { .. }
             | PushResult::Paused { .. }
+            | PushResult::Paced { .. }
             | PushResult::Expired => Finding::Nothing,
         };
         (result, finding)
@@ -308,7 +309,10 @@ enum Finding {
 fn was_called(result: &PushResult) -> bool {
     match result {
         PushResult::Rejected { reason } => reason != MALFORMED,
-        PushResult::Unprocessed { .. } | PushResult::Paused { .. } | PushResult::Expired => false,
+        PushResult::Unprocessed { .. }
+        | PushResult::Paused { .. }
+        | PushResult::Paced { .. }
+        | PushResult::Expired => false,
         PushResult::Accepted { .. }
         | PushResult::AddressGone { .. }
         | PushResult::Throttled { .. }

@@ -5,6 +5,7 @@ use super::connect::Halves;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
+use shared::message::Lane;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +14,8 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
+/// Of so many streams one is for interactive pushes alone; of two or more at least one.
+const RESERVED: usize = 10;
 /// How long a PING may take.
 const PONG: Duration = Duration::from_secs(10);
 
@@ -57,13 +60,17 @@ impl Connection {
         connection
     }
 
-    /// How many more streams it takes.
-    pub(super) fn room(&self, cap: usize) -> usize {
+    /// How many more streams it takes of a lane: bulk pushes leave some free for those that somebody waits for.
+    pub(super) fn room(&self, cap: usize, lane: Lane) -> usize {
         if self.draining.load(Ordering::Relaxed) {
             return 0;
         }
         let allowed = self.allowed.load(Ordering::Relaxed).min(cap);
-        allowed.saturating_sub(self.taken.load(Ordering::Relaxed))
+        let reserved = match lane {
+            Lane::Bulk if allowed > 1 => (allowed / RESERVED).max(1),
+            Lane::Bulk | Lane::Interactive => 0,
+        };
+        allowed.saturating_sub(reserved + self.taken.load(Ordering::Relaxed))
     }
 
     /// Has the peer ever answered here? Until then it may allow one stream only.

@@ -8,6 +8,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use rustls::ClientConfig;
+use shared::message::Lane;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,6 +55,7 @@ impl Pool {
     /// Nothing leaves from `latest` on.
     pub(in crate::push) async fn send(
         &self,
+        lane: Lane,
         request: impl Fn() -> Request<()>,
         body: &Bytes,
         latest: Instant,
@@ -62,7 +64,7 @@ impl Pool {
         let latest = latest.min(deadline);
         let mut resends = 0;
         loop {
-            let Ok(slot) = timeout_at(latest, self.0.stream()).await else {
+            let Ok(slot) = timeout_at(latest, self.0.stream(lane)).await else {
                 return Err(SendError::NoStream);
             };
             let slot = slot?;

@@ -5,6 +5,8 @@
 //! They open one at a time until one has been answered, then as many at once as have been: a provider takes a burst of fresh
 //! connections for an attack. The peer's word on streams is followed while it changes, in both directions.
 //!
+//! Interactive requests are served before bulk ones, and some streams of each connection are theirs alone.
+//!
 //! There is no request here that is sent twice unless it is proved that the first was not processed.
 
 mod connect;
@@ -19,6 +21,7 @@ pub(super) use exchange::{Reply, SendError, once};
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use connection::Connection;
 use rustls::ClientConfig;
+use shared::message::Lane;
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::atomic::Ordering;
@@ -41,7 +44,7 @@ pub(super) struct Limits {
     pub(super) streams: usize,
     /// Streams assumed until the peer has said its own number.
     pub(super) streams_at_first: usize,
-    /// Requests that may wait for a stream.
+    /// Requests of each lane that may wait for a stream.
     pub(super) waiting: usize,
     /// From waiting for a stream to the end of the answer's body.
     pub(super) timeout: Duration,
@@ -66,7 +69,7 @@ struct State {
     /// Those that take streams.
     connections: Vec<Arc<Connection>>,
     opening: usize,
-    waiting: VecDeque<Waiter>,
+    waiting: Waiting,
     /// Attempts to connect that failed in a row.
     failures: u32,
     last_failure: ConnectError,
@@ -74,6 +77,26 @@ struct State {
     backoff: ExponentialBackoff,
     /// When somebody last asked for a stream.
     wanted: Option<Instant>,
+}
+
+/// Those who wait for a stream, by lane.
+#[derive(Default)]
+struct Waiting {
+    interactive: VecDeque<Waiter>,
+    bulk: VecDeque<Waiter>,
+}
+
+impl Waiting {
+    fn of(&mut self, lane: Lane) -> &mut VecDeque<Waiter> {
+        match lane {
+            Lane::Interactive => &mut self.interactive,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.interactive.is_empty() && self.bulk.is_empty()
+    }
 }
 
 type Waiter = oneshot::Sender<Result<Slot, SendError>>;
@@ -113,7 +136,7 @@ impl Pool {
             state: Mutex::new(State {
                 connections: Vec::new(),
                 opening: 0,
-                waiting: VecDeque::new(),
+                waiting: Waiting::default(),
                 failures: 0,
                 last_failure: ConnectError::Refused,
                 retry_at: now,
@@ -133,22 +156,23 @@ impl Shared {
     }
 
     /// A stream, at once or when one is free.
-    async fn stream(self: &Arc<Self>) -> Result<Slot, SendError> {
+    async fn stream(self: &Arc<Self>, lane: Lane) -> Result<Slot, SendError> {
         let waiter = {
             let mut state = self.state();
             state.wanted = Some(Instant::now());
-            if let Some(slot) = self.take(&state) {
+            if let Some(slot) = self.take(&state, lane) {
                 return Ok(slot);
             }
             state.unreachable(PATIENCE)?;
-            if state.waiting.len() >= self.limits.waiting {
-                state.waiting.retain(|waiter| !waiter.is_closed());
+            let waiting = state.waiting.of(lane);
+            if waiting.len() >= self.limits.waiting {
+                waiting.retain(|waiter| !waiter.is_closed());
             }
-            if state.waiting.len() >= self.limits.waiting {
+            if waiting.len() >= self.limits.waiting {
                 return Err(SendError::Full);
             }
             let (waiter, slot) = oneshot::channel();
-            state.waiting.push_back(waiter);
+            waiting.push_back(waiter);
             self.open_if_needed(&mut state);
             slot
         };
@@ -156,9 +180,9 @@ impl Shared {
     }
 
     /// The emptiest connection's next stream.
-    fn take(self: &Arc<Self>, state: &State) -> Option<Slot> {
+    fn take(self: &Arc<Self>, state: &State, lane: Lane) -> Option<Slot> {
         let cap = self.limits.streams;
-        let open = state.connections.iter().filter(|c| c.room(cap) > 0);
+        let open = state.connections.iter().filter(|c| c.room(cap, lane) > 0);
         let connection = open.min_by_key(|c| c.taken.load(Ordering::Relaxed))?;
         connection.taken.fetch_add(1, Ordering::Relaxed);
         connection.touch();
@@ -178,18 +202,20 @@ impl Shared {
 
     /// Hands streams to those who wait.
     fn serve(self: &Arc<Self>, state: &mut State) {
-        while let Some(waiter) = state.waiting.pop_front() {
-            if waiter.is_closed() {
-                continue;
-            }
-            let Some(slot) = self.take(state) else {
-                state.waiting.push_front(waiter);
-                break;
-            };
-            if let Err(Ok(mut unwanted)) = waiter.send(Ok(slot)) {
-                // Gone in this moment. The lock is held, so it cannot give itself back.
-                unwanted.pool = None;
-                unwanted.connection.taken.fetch_sub(1, Ordering::Relaxed);
+        for lane in [Lane::Interactive, Lane::Bulk] {
+            while let Some(waiter) = state.waiting.of(lane).pop_front() {
+                if waiter.is_closed() {
+                    continue;
+                }
+                let Some(slot) = self.take(state, lane) else {
+                    state.waiting.of(lane).push_front(waiter);
+                    break;
+                };
+                if let Err(Ok(mut unwanted)) = waiter.send(Ok(slot)) {
+                    // Gone in this moment. The lock is held, so it cannot give itself back.
+                    unwanted.pool = None;
+                    unwanted.connection.taken.fetch_sub(1, Ordering::Relaxed);
+                }
             }
         }
         self.open_if_needed(state);
@@ -258,7 +284,8 @@ impl Shared {
                 if state.connections.is_empty()
                     && let Err(refusal) = state.unreachable(PATIENCE)
                 {
-                    for waiter in state.waiting.drain(..) {
+                    let Waiting { interactive, bulk } = std::mem::take(&mut state.waiting);
+                    for waiter in interactive.into_iter().chain(bulk) {
                         drop(waiter.send(Err(refusal.clone())));
                     }
                 }

@@ -174,6 +174,11 @@ pub fn decide(result: &PushResult, attempt: &Attempt, random: u64) -> Decision {
                 ended => ended,
             }
         }
+        // Each comes with a time of its own already.
+        PushResult::Paced { after } => {
+            let reason = Reason::Borrowed("paced");
+            again(attempt, *after, Failure::ProviderUnavailable, &reason)
+        }
         PushResult::Paused { after, reason } => {
             // Spread, so that what waited for the same pause does not come back together.
             let spread = after.mul_f64(unit(random) / 2.0);
