@@ -84,6 +84,7 @@ async fn work(
                 delivery: DeliveryId::derived(&[push.as_str()]),
                 push,
                 kind: Kind::Generic,
+                lane: Lane::Bulk,
                 token: Secret::new(token(carrier, n)),
                 expires_at: SystemClock.now() + 600_000,
                 attempt: 1,
@@ -165,6 +166,7 @@ pub(crate) async fn measure(
     broker.apply_topology().await?;
     let providers = Providers::new(PushOptions {
         extra_ca_pem: settings.extra_ca_pem.clone(),
+        fcm_per_minute: settings.fcm_per_minute,
         clock,
         ..PushOptions::default()
     })?;

@@ -170,6 +170,7 @@ fn results() -> impl Strategy<Value = PushResult> {
         Just(PushResult::Ambiguous { reason: reason() }),
         Just(PushResult::Rejected { reason: reason() }),
         Just(PushResult::Credentials { reason: reason() }),
+        after.clone().prop_map(|after| PushResult::Paced { after }),
         after.prop_map(move |after| PushResult::Paused {
             after,
             reason: reason()
@@ -202,7 +203,9 @@ proptest! {
     #[test]
     fn what_the_provider_asks_for_is_honoured(result in results(), attempt in attempts(), random: u64) {
         let asked = match &result {
-            PushResult::Throttled { after, .. } | PushResult::Paused { after, .. } => *after,
+            PushResult::Throttled { after, .. }
+            | PushResult::Paused { after, .. }
+            | PushResult::Paced { after } => *after,
             PushResult::Unavailable { after, .. } => after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
@@ -229,4 +232,19 @@ proptest! {
     fn the_same_randomness_gives_the_same_decision(result in results(), attempt in attempts(), random: u64) {
         prop_assert_eq!(decide(&result, &attempt, random), decide(&result, &attempt, random));
     }
+}
+
+#[test]
+fn what_waits_for_a_turn_comes_back_when_it_was_told_to_or_fails_in_time() {
+    let after = Duration::from_secs(10);
+    let paced = PushResult::Paced { after };
+    let mut attempt = attempt(Provider::Fcm, Lane::Bulk, 7);
+    let reason = "paced".into();
+    let again = Decision::Retry { after, reason };
+    assert_eq!(decide(&paced, &attempt, u64::MAX), again);
+    attempt.deadline = 15_000;
+    let Decision::Failed { failure, .. } = decide(&paced, &attempt, 0) else {
+        panic!("it would come too late");
+    };
+    assert_eq!(failure, Failure::ProviderUnavailable);
 }
