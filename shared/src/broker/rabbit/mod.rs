@@ -142,7 +142,13 @@ impl Inner {
     ) -> Result<T, Error> {
         let target = self.consume_bulk.target();
         let connection = self.consume_bulk.get(ANSWER).await?;
-        let asked = async { asking(connection.create_channel().await?).await };
+        let asked = async {
+            let channel = connection.create_channel().await?;
+            let answer = asking(channel.clone()).await?;
+            // Left to its drop, it is closed at any later time, also while the connection closes, which the library logs as an error.
+            channel.close(200, "answered".into()).await.ok();
+            Ok(answer)
+        };
         match timeout(ANSWER, asked).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(match target.error(error) {
