@@ -9,9 +9,10 @@ use harness::{Footing, Tap, World, footings};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use shared::id::PushId;
-use simulator::phone::{Decision, Phone};
+use simulator::phone::{Answered, Decision, Phone};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// How many people are asked at the same time.
 const AT_ONCE: usize = 12;
@@ -52,6 +53,19 @@ async fn asked(world: &World, person: &Person) -> (PushId, Option<String>) {
     world.send(&more).await
 }
 
+/// Sends a proof as a phone does: again where the service is too busy to say what became of it, a bounded number of times.
+async fn told(phone: &Phone, push: &PushId, proof: &str) -> Answered {
+    let mut answer = phone.send_proof(push, proof).await.unwrap();
+    for _ in 0..20 {
+        if answer.status != 503 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        answer = phone.send_proof(push, proof).await.unwrap();
+    }
+    answer
+}
+
 /// Yes from one device, no from the other. Gives the state that it came to.
 async fn race(world: &World, person: &Person, n: usize) -> (PushId, String) {
     let (push, code) = asked(world, person).await;
@@ -61,8 +75,7 @@ async fn race(world: &World, person: &Person, n: usize) -> (PushId, String) {
     let approve = yes.proof(&prompts.0.unwrap(), &Decision::Approve { code });
     let deny = no.proof(&prompts.1.unwrap(), &Decision::Deny { reason: None });
     let (approve, deny) = (approve.unwrap(), deny.unwrap());
-    let answers = tokio::join!(yes.send_proof(&push, &approve), no.send_proof(&push, &deny));
-    let (yes, no) = (answers.0.unwrap(), answers.1.unwrap());
+    let (yes, no) = tokio::join!(told(yes, &push, &approve), told(no, &push, &deny));
     let (won, lost, state) = if yes.status == 200 {
         (yes, no, "approved")
     } else {
@@ -82,9 +95,8 @@ async fn copies(world: &World, person: &Person) -> PushId {
     let phone = &person.phones[0];
     let prompt = phone.fetch(&push).await.unwrap();
     let proof = phone.proof(&prompt, &Decision::Approve { code }).unwrap();
-    let sent = (0..COPIES).map(|_| phone.send_proof(&push, &proof));
+    let sent = (0..COPIES).map(|_| told(phone, &push, &proof));
     for answer in futures_util::future::join_all(sent).await {
-        let answer = answer.unwrap();
         let told = (answer.status, &answer.body["state"]);
         assert_eq!(told, (200, &json!("approved")), "{push}: {answer:?}");
     }

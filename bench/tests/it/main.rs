@@ -102,11 +102,11 @@ fn refused_pushes_are_counted_as_what_they_became() {
         assert_eq!(of("sent") + of("failed") + of("skipped"), 400, "{line}");
         assert!(of("sent") > 350, "{line}");
         let again = notes["again"].as_i64().unwrap();
-        // Of 400 calls eight meet a 503. In a batch Apple's quarter of an hour is longer than a push's life; somebody who waits gets one
-        // more try.
+        // Of 400 calls eight meet a 503 and one a dead address. In a batch Apple's quarter of an hour is longer than a push's life; somebody who
+        // waits gets one more try, unless the machine is so slow that the time is over.
         match lane {
             "bulk" => assert!(of("failed") >= 9 && again == 0, "{line}"),
-            _ => assert!(of("failed") <= 4 && again >= 7, "{line}"),
+            _ => assert!(of("failed") + again >= 9 && again > 0, "{line}"),
         }
     }
 }
