@@ -527,6 +527,39 @@ async fn the_first_answer_wins_and_there_is_one_event_per_device_and_one_per_pus
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_counts_once_though_the_phone_answers_before_its_record() {
+    for mut bed in beds("early").await {
+        let push = bed.taken(Kind::Confirm, Target::All).await;
+        let claimed = bed.claimed(&push, NOW).await;
+        bed.answer(&push, Kind::Confirm, 0, true, "p0", NOW + 2)
+            .await;
+        bed.messages();
+        let again = |claimed| {
+            let again = DeliveryResult::Retry {
+                after: 1_000,
+                reason: "busy".to_owned(),
+            };
+            result(claimed, again)
+        };
+        let results: Vec<_> = claimed.iter().map(again).collect();
+        for _ in 0..2 {
+            bed.store.record(&results, NOW + 3).await.unwrap();
+            let mut rows = bed.store.deliveries(&push).await.unwrap();
+            rows.sort_by(|a, b| a.device.cmp(&b.device));
+            let told: Vec<_> = rows.iter().map(|row| (row.state, row.attempts)).collect();
+            assert_eq!(
+                told,
+                [(DeliveryState::Answered, 1), (DeliveryState::Withdrawn, 1)],
+                "{}",
+                bed.name
+            );
+        }
+        assert!(bed.messages().is_empty(), "and nothing is sent again");
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_races_another_and_the_expiry_and_one_wins() {
     for mut bed in beds("race").await {
         for round in 0..20 {

@@ -14,7 +14,7 @@
 use super::claim::{self, Claimed, Plan};
 use super::db::{Arg, Error, Rows, Statement, Tx};
 use super::ending::end_of_deliveries;
-use super::record::Recorded;
+use super::record::{Recorded, standing};
 use super::{Store, ending, json, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{DeliveryState, PushState};
@@ -135,7 +135,7 @@ pub(super) async fn record(
         ended.insert(parsed(&row, "id")?, parsed(&row, "state")?);
     }
     // What was sent needs nothing more; what was not, goes on only if it is the delivery's last word.
-    let (mut sent, mut open, mut wanted) = (Rows::default(), Rows::default(), HashMap::new());
+    let (mut sent, mut open, mut unsent) = (Rows::default(), Rows::default(), Vec::new());
     let (mut late, mut late_rows) = (Vec::new(), Rows::default());
     for one in results {
         let (state, reason) = one.becomes();
@@ -146,7 +146,7 @@ pub(super) async fn record(
             add_to(&mut sent, one, state, reason, now);
         } else {
             add_to(&mut open, one, state, reason, now);
-            wanted.insert(one.claimed.delivery.as_str(), state.as_str());
+            unsent.push(*one);
         }
     }
     if sent.count() > 0 {
@@ -156,12 +156,8 @@ pub(super) async fn record(
     let mut stand = HashSet::new();
     if open.count() > 0 {
         let args = [Arg::Int(now), Arg::Rows(&open)];
-        for row in tx.fetch(&WRITE_AND_TELL, &args).await? {
-            let id = row.text("id")?;
-            if wanted.get(id.as_str()) == Some(&row.text("state")?.as_str()) {
-                stand.insert(id);
-            }
-        }
+        let written = tx.fetch(&WRITE_AND_TELL, &args).await?;
+        stand = standing(&written, &unsent)?;
     }
     if !late.is_empty() {
         messages.extend(tell_late(tx, &late, &late_rows, now).await?);

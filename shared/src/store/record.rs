@@ -1,20 +1,24 @@
 //! Recording what the providers said: many results in one transaction, each fenced by its attempt.
 
 use super::claim::{Claimed, retry_jobs};
-use super::db::{Arg, Error, Statement, Tx};
+use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{Store, bulk, claim, intake, parsed, to_json};
 use crate::clock::Millis;
 use crate::domain::{DeliveryState, Target};
 use crate::id::{PushId, StoreId};
 use crate::message::{Lane, Message, RetryOf};
 use serde_json::json;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+// The call counts whatever has become of the delivery since: a phone may answer before its provider's answer is written.
 static RECORD: Statement = Statement::new(
-    "UPDATE deliveries SET state = r.value->>'state', reason = r.value->>'reason', due_at = CAST(r.value->>'due_at' AS BIGINT),
-       provider_id = COALESCE(r.value->>'provider_id', provider_id), calls = calls + CAST(r.value->>'called' AS BIGINT), updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state || '' = 'sending'
-     RETURNING deliveries.id",
+    "UPDATE deliveries SET calls = CAST(r.value->>'calls' AS BIGINT), provider_id = COALESCE(r.value->>'provider_id', provider_id),
+       state = CASE WHEN state = 'sending' THEN r.value->>'state' ELSE state END,
+       reason = CASE WHEN state = 'sending' THEN r.value->>'reason' ELSE reason END,
+       due_at = CASE WHEN state = 'sending' THEN CAST(r.value->>'due_at' AS BIGINT) ELSE due_at END,
+       updated_at = CASE WHEN state = 'sending' THEN $2 ELSE updated_at END FROM {each:$1}
+     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT)
+     RETURNING deliveries.id, state",
 );
 // Only the very address that was tried, by its token and the time of its registration, and only if that was before the provider says that it
 // died.
@@ -93,7 +97,7 @@ impl Recorded {
 fn row_of(one: &Recorded, now: Millis) -> serde_json::Value {
     let (state, reason) = one.becomes();
     json!({"id": one.claimed.delivery, "attempt": one.claimed.attempt, "state": state, "reason": reason, "due_at": one.due_at(now),
-        "provider_id": one.provider_id(), "called": i64::from(one.called)})
+        "provider_id": one.provider_id(), "calls": one.claimed.calls + u32::from(one.called)})
 }
 
 /// Asks all devices of those pushes that were to be escalated, in the caller's transaction.
@@ -128,6 +132,23 @@ pub(super) async fn escalate(
     ))
 }
 
+/// Of written deliveries those that are now what their results made of them.
+pub(super) fn standing(
+    written: &[Row],
+    results: &[&Recorded],
+) -> std::result::Result<HashSet<String>, Error> {
+    let becomes = |one: &&Recorded| (one.claimed.delivery.to_string(), one.becomes().0);
+    let wanted: HashMap<String, DeliveryState> = results.iter().map(becomes).collect();
+    let mut stand = HashSet::new();
+    for row in written {
+        let id = row.text("id")?;
+        if wanted.get(&id) == Some(&parsed(row, "state")?) {
+            stand.insert(id);
+        }
+    }
+    Ok(stand)
+}
+
 /// Writes results of deliveries that were written before the call. Gives those that stand as recorded.
 async fn record_written(
     tx: &mut Tx,
@@ -143,11 +164,12 @@ async fn record_written(
     let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
     let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
     let won = tx.fetch(&RECORD, &args).await?;
-    won.iter().map(|row| row.text("id")).collect()
+    standing(&won, results)
 }
 
 impl Store {
-    /// Records results. One whose delivery has moved on (answered, withdrawn, taken over) changes nothing.
+    /// Records results. Where the delivery has moved on (answered, withdrawn), only the call is counted; where it was taken
+    /// over, nothing.
     pub async fn record(
         &self,
         results: &[Recorded],
