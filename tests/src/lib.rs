@@ -19,4 +19,4 @@ mod world;
 pub use process::Process;
 pub use tap::Tap;
 pub use upload::Upload;
-pub use world::{Footing, RP, World, control, footings, raw, until};
+pub use world::{Footing, RP, World, control, footings, on_each, raw, until};

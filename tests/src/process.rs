@@ -66,14 +66,26 @@ impl Process {
 
     /// Returns the text behind `mark` in what it says, once it says it.
     pub async fn says(&mut self, mark: &str) -> String {
+        match self.says_or_crashes(mark).await {
+            Ok(text) => text,
+            Err(status) => panic!(
+                "ended with {status} before it said {mark:?}:\n{}",
+                self.said()
+            ),
+        }
+    }
+
+    /// The same; or how it ended before.
+    pub async fn says_or_crashes(&mut self, mark: &str) -> Result<String, ExitStatus> {
         let began = Instant::now();
         loop {
+            let ended = self.child.try_wait().unwrap();
             let said = self.said();
             if let Some((_, rest)) = said.split_once(mark) {
-                return rest.lines().next().unwrap_or_default().to_owned();
+                return Ok(rest.lines().next().unwrap_or_default().to_owned());
             }
-            if let Some(status) = self.child.try_wait().unwrap() {
-                panic!("ended with {status} before it said {mark:?}:\n{said}");
+            if let Some(status) = ended {
+                return Err(status);
             }
             assert!(began.elapsed() < PATIENCE, "never said {mark:?}:\n{said}");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -11,8 +11,12 @@ use shared::secret::Secret;
 use simulator::fleet::{Behaviour, Fleet};
 use simulator::phone::{Decision, Link, Phone, Prompt};
 use simulator::{Gateway, GatewayOptions};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// How a process ends at a crash point.
+const SIGABRT: i32 = 6;
 
 /// The relying party of every test.
 pub const RP: &str = "payroll";
@@ -33,6 +37,11 @@ pub fn footings() -> Vec<Footing> {
     } else {
         vec![Footing::Embedded, Footing::Servers]
     }
+}
+
+/// Runs a test on every footing, at the same time: much of a test of crashes is waiting for leases to run out.
+pub async fn on_each(test: impl AsyncFn(Footing)) {
+    futures_util::future::join_all(footings().into_iter().map(|footing| test(footing))).await;
 }
 
 fn provided(name: &str) -> String {
@@ -304,11 +313,17 @@ impl World {
             .folder
             .join(format!("{role}-{}.log", MessageId::fresh(0)));
         let mut process = Process::start(&arguments, &environment, log);
-        if matches!(role, "all" | "api") {
-            let address = process.says("listening on ").await;
-            address.trim().clone_into(&mut self.address);
-        } else {
-            process.says("ready: ").await;
+        let answers = matches!(role, "all" | "api");
+        let mark = if answers { "listening on " } else { "ready: " };
+        // Work that was left may bring it to its point before it is ready.
+        match (process.says_or_crashes(mark).await, crash) {
+            (Ok(said), _) if answers => said.trim().clone_into(&mut self.address),
+            (Ok(_), _) => {}
+            (Err(status), Some(point)) => {
+                let crashed = status.signal() == Some(SIGABRT);
+                assert!(crashed, "{point}: {status}\n{}", process.said());
+            }
+            (Err(status), None) => panic!("ended with {status}:\n{}", process.said()),
         }
         self.processes.retain(|(of, _)| of != role);
         self.processes.push((role.to_owned(), process));
