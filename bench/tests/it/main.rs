@@ -7,10 +7,8 @@
 use serde_json::Value;
 use std::process::{Command, Output};
 
-const SMALL: [&str; 13] = [
+const SMALL: [&str; 11] = [
     "--json",
-    "--users",
-    "40",
     "--pushes",
     "400",
     "--runs",
@@ -26,6 +24,9 @@ const SMALL: [&str; 13] = [
 fn bench(more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_countersign-bench"));
     command.args(SMALL).args(more);
+    if !more.contains(&"--users") {
+        command.args(["--users", "40"]);
+    }
     command
 }
 
@@ -94,6 +95,9 @@ fn refused_pushes_are_counted_as_what_they_became() {
         "embedded",
         "--errors",
         "503:2,unregistered:0.5",
+        // One push each: a dead address fails nothing of somebody else.
+        "--users",
+        "400",
     ]);
     for lane in ["bulk", "interactive"] {
         let line = named(&lines, &format!("deliveries, {lane}, 0 ms, errors 503:2"));
@@ -102,11 +106,11 @@ fn refused_pushes_are_counted_as_what_they_became() {
         assert_eq!(of("sent") + of("failed") + of("skipped"), 400, "{line}");
         assert!(of("sent") > 350, "{line}");
         let again = notes["again"].as_i64().unwrap();
-        // Of 400 calls eight meet a 503 and one a dead address. In a batch Apple's quarter of an hour is longer than a push's life; somebody who
-        // waits gets one more try, unless the machine is so slow that the time is over.
+        // Of 400 calls eight meet a 503 and one or two a dead address. In a batch Apple's quarter of an hour is longer than a push's life;
+        // somebody who waits gets one more try.
         match lane {
             "bulk" => assert!(of("failed") >= 9 && again == 0, "{line}"),
-            _ => assert!(of("failed") + again >= 9 && again > 0, "{line}"),
+            _ => assert!(of("failed") <= 4 && again >= 7, "{line}"),
         }
     }
 }
