@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use shared::domain::Provider;
 use simulator::phone::{Decision, Phone};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::time::Duration;
 
 /// `count` lines for the user `ada`.
@@ -420,4 +421,146 @@ async fn calm(world: &World, quiet: &str, phone: &Phone) {
     })
     .await;
     world.ended(&push).await;
+}
+
+fn packed(body: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(body).unwrap();
+    packed.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_sends_a_packed_file_and_follows_it_to_its_end() {
+    for footing in footings() {
+        let world = World::start(footing, "batch-cli").await;
+        world.phone("apple", Provider::Apns).await;
+        let body = [lines(900), b"{\"title\":\"Whose?\"}\n".to_vec()].concat();
+        let file = world.folder.join("payslips.ndjson.gz");
+        std::fs::write(&file, packed(&body)).unwrap();
+        let file = file.to_str().unwrap();
+        let send = [
+            "batch",
+            "send",
+            file,
+            "--relying-party",
+            RP,
+            "--expires-in",
+            "10s",
+        ];
+        let look = [&send[..], &["--validate-only"]].concat();
+        let (status, said, noted) = world.run(&look);
+        assert_eq!(status.code(), Some(15), "{footing:?} {said} {noted}");
+        assert!(
+            said.contains("901 lines: 900 good, 1 with faults"),
+            "{said}"
+        );
+        assert!(said.contains("line 901: /user"), "{said}");
+        let (status, said, noted) = world.run(&[&send[..], &["--watch", "--json"]].concat());
+        assert_eq!(status.code(), Some(15), "{footing:?} {said} {noted}");
+        // What it says on the way are whole answers, and the last one is the end.
+        let told: Vec<Value> = said
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let (first, last) = (&told[0], &told[told.len() - 1]);
+        assert_eq!(first["accepted"], 900, "{first}");
+        assert_eq!(last["state"], "done", "{last}");
+        assert_eq!(
+            last["counts"]["ended"]["expired"]["unopened"], 900,
+            "{last}"
+        );
+        sent(&world, 900).await;
+        let id = first["id"].as_str().unwrap();
+        let of = |report: &str| world.run(&["batch", report, id]).1.lines().count();
+        assert_eq!((of("results"), of("errors")), (900, 1), "{footing:?}");
+        let (status, said, _) = world.run(&["batch", "status", id]);
+        assert!(
+            status.success() && said.contains("done · 900 accepted · 1 refused"),
+            "{said}"
+        );
+        // The same file asks nobody again, and a watch of what is over is over.
+        let (status, said, noted) = world.run(&[&send[..], &["--watch"]].concat());
+        assert_eq!(
+            (status.code(), world.gateway.counts().accepted),
+            (Some(15), 900)
+        );
+        assert!(said.contains(id), "{said}");
+        let hint = format!("countersign batch errors {id}");
+        assert!(noted.contains(&hint), "{noted}");
+        let torn = world.folder.join("torn.ndjson.gz");
+        let whole = packed(&body);
+        std::fs::write(&torn, &whole[..whole.len() - 9]).unwrap();
+        let (status, _, noted) = world.run(&[
+            "batch",
+            "send",
+            torn.to_str().unwrap(),
+            "--relying-party",
+            RP,
+        ]);
+        assert_eq!(status.code(), Some(1), "{footing:?} {noted}");
+        assert!(noted.contains("the gzip ends too early"), "{noted}");
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_backlog_says_when_to_come_back_and_the_same_upload_goes_on_then() {
+    let limit = [("COUNTERSIGN_BATCHES__MAX_WAITING_PER_STORE", "500")];
+    for footing in footings() {
+        let world = World::start_with(footing, "batch-full", &limit).await;
+        world.phone("apple", Provider::Apns).await;
+        let body = lines(600);
+        let query = query("max_per_second=1");
+        let first = world.upload(&Upload::lines(&query, "first", &body)).await;
+        assert_eq!(first["accepted"], 600, "what began is taken whole");
+        let second = Upload::lines(&query, "second", &body);
+        let (status, said) = world.upload_to(world.store.as_str(), &second).await;
+        assert_eq!(
+            (status, &said["code"]),
+            (429, &json!("backlog_full")),
+            "{said}"
+        );
+        let file = world.folder.join("third.ndjson");
+        std::fs::write(&file, &body).unwrap();
+        let third = [
+            "batch",
+            "send",
+            file.to_str().unwrap(),
+            "--relying-party",
+            RP,
+        ];
+        let mut third = world.run_beside(&third);
+        let waits = third
+            .says("too many pushes of this store wait to be sent")
+            .await;
+        assert!(waits.ends_with("again in 15 s"), "{waits}");
+        // Other stores are not held up by it, and neither is a login.
+        let other = world
+            .ask("POST", "/v1/stores", &json!({"name": "Other"}))
+            .await;
+        let few = b"{\"user\":{\"external_id\":\"nobody\"},\"title\":\"Hello\"}\n";
+        let (status, _) = world
+            .upload_to(
+                other["id"].as_str().unwrap(),
+                &Upload::lines(&format!("relying_party={RP}"), "few", few),
+            )
+            .await;
+        assert_eq!(status, 202, "{footing:?}");
+        world.send(&Value::Null).await;
+        // Room is made, and the sender comes back.
+        let cancel = format!("batches/{}/cancel", first["id"].as_str().unwrap());
+        world.in_store("POST", &cancel, &Value::Null).await;
+        until_batch(&world, &first, "ended", |one| one["ended_at"].is_string()).await;
+        let batch = world.upload(&second).await;
+        assert_eq!(batch["accepted"], 600, "{footing:?} {batch}");
+        let cancel = format!("batches/{}/cancel", batch["id"].as_str().unwrap());
+        world.in_store("POST", &cancel, &Value::Null).await;
+        assert!(
+            third.ended().await.success(),
+            "{footing:?} {}",
+            third.said()
+        );
+        assert!(third.said().contains("600 accepted"), "{}", third.said());
+        world.end().await;
+    }
 }

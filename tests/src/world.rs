@@ -143,8 +143,8 @@ impl World {
         Self::start_with(footing, test, &[]).await
     }
 
-    /// The same; `crash` names points at which the processes of a role crash.
-    pub async fn start_with(footing: Footing, test: &str, crash: &[(&str, &str)]) -> Self {
+    /// The same, with settings of its own, by the names of the environment.
+    pub async fn start_with(footing: Footing, test: &str, settings: &[(&str, &str)]) -> Self {
         let unique = MessageId::fresh(0).to_string().replace("msg_", "");
         let folder = std::env::temp_dir().join(format!("countersign-it-{test}-{unique}"));
         std::fs::create_dir_all(&folder).unwrap();
@@ -176,6 +176,8 @@ impl World {
                 "true".to_owned(),
             ),
         ];
+        let own = settings.iter().map(|(name, value)| (*name, *value));
+        environment.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let mut schema = None;
         let (database, queue) = match footing {
             Footing::Embedded => {
@@ -222,8 +224,7 @@ impl World {
             key: context.key.clone(),
         };
         for role in world.roles() {
-            let at = crash.iter().find(|(of, _)| *of == role);
-            world.start_role(role, at.map(|(_, point)| *point)).await;
+            world.start_role(role, None).await;
         }
         world.client = Client::new(Context {
             url: world.address.clone(),
@@ -331,13 +332,22 @@ impl World {
 
     /// Runs a command of the program against this deployment. Gives the status, standard output and standard error.
     pub fn run(&self, arguments: &[&str]) -> (std::process::ExitStatus, String, String) {
-        let environment = [
+        Process::run(arguments, &self.environment_of_client())
+    }
+
+    /// The same, while the test goes on.
+    pub fn run_beside(&self, arguments: &[&str]) -> Process {
+        let log = self.folder.join(format!("{}.log", MessageId::fresh(0)));
+        Process::start(arguments, &self.environment_of_client(), log)
+    }
+
+    fn environment_of_client(&self) -> [(String, String); 3] {
+        [
             ("COUNTERSIGN_URL", self.address.clone()),
             ("COUNTERSIGN_KEY", self.key.expose().to_owned()),
             ("COUNTERSIGN_STORE", self.store.to_string()),
-        ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value));
-        Process::run(arguments, &environment)
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
     }
 
     /// The process of a role.
