@@ -42,7 +42,8 @@ struct Jobs {
 /// When publishing ends.
 #[derive(Clone, Copy)]
 enum Until {
-    Time(Instant),
+    /// Once the channel stands, and at least one.
+    Time(Duration),
     Count(u64),
 }
 
@@ -71,9 +72,10 @@ impl Jobs {
         let persistent = BasicProperties::default().with_delivery_mode(2);
         let mut open = VecDeque::with_capacity(WINDOW);
         let mut count = 0;
+        let began = Instant::now();
         loop {
             let more = match until {
-                Until::Time(end) => Instant::now() < end && count < MOST,
+                Until::Time(step) => count == 0 || (began.elapsed() < step && count < MOST),
                 Until::Count(all) => count < all,
             };
             if open.len() == WINDOW || !more {
@@ -162,9 +164,7 @@ pub(crate) async fn measure(
             });
         };
         let (before, began) = (Usage::now(), Instant::now());
-        let count = jobs
-            .publish(Until::Time(began + options.load.step()))
-            .await?;
+        let count = jobs.publish(Until::Time(options.load.step())).await?;
         add("publish", count, began.elapsed(), &before);
         let (before, began) = (Usage::now(), Instant::now());
         jobs.consume(count).await?;
