@@ -8,7 +8,7 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, key, phone};
 use futures_util::future::join_all;
 use shared::clock::Millis;
 use shared::crypto::content_hash;
@@ -20,8 +20,8 @@ use shared::id::{ApprovalId, DeviceId, KeyId, PushId, StoreId, UserId};
 use shared::message::{Lane, Route};
 use shared::store::db::{Arg, Statement};
 use shared::store::{
-    Action, Answer, Cancelled, Committed, Consumed, Handover, NewApproval, NewDevice, NewPush,
-    SealedPolicy, Store, Taken, TakenApproval, Terms, USABLE, UserRef, Wanted,
+    Action, Answer, Cancelled, Committed, Consumed, Handover, NewApproval, NewPush, SealedPolicy,
+    Store, Taken, TakenApproval, Terms, USABLE, UserRef, Wanted,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,13 +51,7 @@ async fn beds(test: &str) -> Vec<Bed> {
         for n in 0..PEOPLE {
             let user = store.add_user(&tenant, &format!("user-{n}"), NOW).await;
             let user = user.unwrap().unwrap();
-            let device = NewDevice {
-                rp: RP.to_owned(),
-                name: "phone".to_owned(),
-                platform: "ios".to_owned(),
-                key: key(),
-                address: None,
-            };
+            let device = phone(None);
             let device = store.add_device(&tenant, &user, &device, 10, NOW).await;
             people.push((user, device.unwrap().unwrap().id));
         }

@@ -7,7 +7,7 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, phone};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
 use shared::domain::{BatchState, Content, Kind, PushState, Target, UserStatus};
@@ -351,13 +351,7 @@ async fn an_answer_counts_from_the_moment_a_worker_has_it() {
         // With a device, so that it stays open.
         let user = bed.store.user_by_external(&bed.tenant, "ada").await;
         let user = user.unwrap().unwrap().id;
-        let device = shared::store::NewDevice {
-            rp: "payroll".to_owned(),
-            name: "Phone".to_owned(),
-            platform: "ios".to_owned(),
-            key: key(),
-            address: None,
-        };
+        let device = phone(None);
         let device = bed.store.add_device(&bed.tenant, &user, &device, 5, NOW);
         let device = device.await.unwrap().unwrap();
         let hidden = bed.store.prompts(&device, late).await.unwrap();

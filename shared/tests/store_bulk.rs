@@ -7,16 +7,15 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, phone};
 use shared::clock::Millis;
 use shared::crypto::{content_hash, random_text};
-use shared::domain::{Content, Kind, Provider, PushState, Rules, Target};
+use shared::domain::{Content, Kind, PushState, Rules, Target};
 use shared::id::{ChunkId, DeliveryId, PushId, StoreId};
 use shared::message::{Job, Message, Route};
-use shared::secret::Secret;
 use shared::store::{
-    Address, Begun, Chunk, Claimed, Committed, DeliveryResult, DeliveryRow, Device, Handover,
-    NewBatch, NewDevice, NewRow, Recorded, SealedPolicy, Store, UserRef, Wanted,
+    Begun, Chunk, Claimed, Committed, DeliveryResult, DeliveryRow, Device, Handover, NewBatch,
+    NewRow, Recorded, SealedPolicy, Store, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -39,16 +38,7 @@ async fn beds(test: &str) -> Vec<(Bed, Chunk)> {
         let store = Store::new(db, handover);
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
-        let device = NewDevice {
-            rp: "payroll".to_owned(),
-            name: "Phone".to_owned(),
-            platform: "ios".to_owned(),
-            key: key(),
-            address: Some(Address {
-                provider: Provider::Apns,
-                token: Secret::new("ab12"),
-            }),
-        };
+        let device = phone(Some("ab12"));
         let device = store.add_device(&tenant, &user, &device, 5, NOW).await;
         let device = device.unwrap().unwrap();
         let sealed = SealedPolicy {

@@ -7,14 +7,13 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, phone};
 use shared::clock::Millis;
 use shared::crypto::random_text;
-use shared::domain::{CodeState, DeviceState, NoticeWord, Provider};
+use shared::domain::{CodeState, DeviceState, NoticeWord};
 use shared::id::{StoreId, UserId};
-use shared::secret::Secret;
 use shared::store::{
-    Address, CodeRefused, Device, EnrolRefused, EnrolmentCode, Handover, NewCode, NewDevice, Store,
+    CodeRefused, Device, EnrolRefused, EnrolmentCode, Handover, NewCode, NewDevice, Store,
 };
 use std::collections::BTreeSet;
 
@@ -49,16 +48,7 @@ async fn beds(test: &str) -> Vec<Bed> {
 }
 
 fn device() -> NewDevice {
-    NewDevice {
-        rp: RP.to_owned(),
-        name: "phone".to_owned(),
-        platform: "ios".to_owned(),
-        key: key(),
-        address: Some(Address {
-            provider: Provider::Apns,
-            token: Secret::new(random_text::<16>()),
-        }),
-    }
+    phone(Some(&random_text::<16>()))
 }
 
 impl Bed {

@@ -7,16 +7,15 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, key, phone};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
-use shared::domain::{Content, Kind, OpenPrompts, Provider, PushState, Rules, Target};
+use shared::domain::{Content, Kind, OpenPrompts, PushState, Rules, Target};
 use shared::id::{DeviceId, KeyId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
-use shared::secret::Secret;
 use shared::store::{
-    Action, Address, Answer, Answered, Committed, Consumed, Handover, NewDevice, NewPush, Page,
-    SealedPolicy, Store, Taken, Terms, USABLE, UserRef, Wanted,
+    Action, Answer, Answered, Committed, Consumed, Handover, NewPush, Page, SealedPolicy, Store,
+    Taken, Terms, USABLE, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -39,16 +38,7 @@ async fn beds(test: &str, rules: Rules) -> Vec<Bed> {
         let store = Store::new(db, handover);
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
-        let device = NewDevice {
-            rp: RP.to_owned(),
-            name: "Ada's phone".to_owned(),
-            platform: "ios".to_owned(),
-            key: key(),
-            address: Some(Address {
-                provider: Provider::Apns,
-                token: Secret::new("aa"),
-            }),
-        };
+        let device = phone(Some("aa"));
         let device = store.add_device(&tenant, &user, &device, 10, NOW).await;
         let device = device.unwrap().unwrap().id;
         let bed = Bed {

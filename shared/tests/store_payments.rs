@@ -7,7 +7,7 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, key, phone};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
 use shared::domain::{Content, Kind, Payee, PaymentItem, Target};
@@ -15,8 +15,7 @@ use shared::id::{DeviceId, PushId, StoreId};
 use shared::message::Lane;
 use shared::payments::shown;
 use shared::store::{
-    Action, Answer, Consumed, Handover, NewDevice, NewPush, PushRow, Store, Taken, Terms, USABLE,
-    UserRef,
+    Action, Answer, Consumed, Handover, NewPush, PushRow, Store, Taken, Terms, USABLE, UserRef,
 };
 
 const NOW: Millis = 1_000_000;
@@ -35,13 +34,7 @@ async fn beds(test: &str) -> Vec<Bed> {
         let store = Store::new(db, Handover::channel().0);
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
-        let device = NewDevice {
-            rp: "payroll".to_owned(),
-            name: "Ada's phone".to_owned(),
-            platform: "ios".to_owned(),
-            key: key(),
-            address: None,
-        };
+        let device = phone(None);
         let added = store.add_device(&tenant, &user, &device, 10, NOW).await;
         beds.push(Bed {
             name,

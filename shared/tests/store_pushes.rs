@@ -7,7 +7,7 @@
 
 mod databases;
 
-use databases::{Left, close, databases, key};
+use databases::{Left, close, databases, key, phone};
 use serde_json::json;
 use shared::clock::Millis;
 use shared::crypto::content_hash;
@@ -21,8 +21,8 @@ use shared::message::{Job, Lane, Message, Route};
 use shared::secret::Secret;
 use shared::store::{
     Address, Answer, Answered, Claimed, Committed, Definition, DeliveryResult, DeviceRefused,
-    Handover, LONGEST_INSTANCE, NewDevice, NewProcess, NewPush, Opened, Page, ProcessLink,
-    Recorded, SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
+    Handover, LONGEST_INSTANCE, NewProcess, NewPush, Opened, Page, ProcessLink, Recorded,
+    SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -36,19 +36,6 @@ struct Bed {
     tenant: StoreId,
     user: UserId,
     devices: Vec<DeviceId>,
-}
-
-fn device(token: Option<&str>) -> NewDevice {
-    NewDevice {
-        rp: "payroll".to_owned(),
-        name: "Ada's phone".to_owned(),
-        platform: "ios".to_owned(),
-        key: key(),
-        address: token.map(|token| Address {
-            provider: Provider::Apns,
-            token: Secret::new(token),
-        }),
-    }
 }
 
 async fn beds(test: &str) -> Vec<Bed> {
@@ -79,7 +66,7 @@ async fn beds(test: &str) -> Vec<Bed> {
                 .add_device(
                     &tenant,
                     &user,
-                    &device(Some(token)),
+                    &phone(Some(token)),
                     10,
                     NOW + devices.len() as i64,
                 )
@@ -759,13 +746,13 @@ async fn without_a_device_a_push_fails_and_without_an_address_it_waits_to_be_fet
             .unwrap();
         let quiet = bed
             .store
-            .add_device(&bed.tenant, &bob.id, &device(None), 1, NOW)
+            .add_device(&bed.tenant, &bob.id, &phone(None), 1, NOW)
             .await
             .unwrap()
             .unwrap();
         let more = bed
             .store
-            .add_device(&bed.tenant, &bob.id, &device(None), 1, NOW)
+            .add_device(&bed.tenant, &bob.id, &phone(None), 1, NOW)
             .await
             .unwrap();
         assert_eq!(more, Err(DeviceRefused::TooMany));
@@ -1173,7 +1160,7 @@ async fn a_fetch_that_comes_after_the_end_leaves_nothing_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_registered_again_is_the_same_device_with_its_new_address() {
     for bed in beds("same-key").await {
-        let mut again = device(Some("cc"));
+        let mut again = phone(Some("cc"));
         let first = bed
             .store
             .add_device(&bed.tenant, &bed.user, &again, 10, NOW)

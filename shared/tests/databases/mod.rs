@@ -1,8 +1,10 @@
 //! A database of its own for each test, on both engines. `scripts/test` provides PostgreSQL.
 
 use shared::crypto::{DeviceKey, random_text};
+use shared::domain::Provider;
 use shared::id::MessageId;
-use shared::store::Db;
+use shared::secret::Secret;
+use shared::store::{Address, Db, NewDevice};
 
 /// What a test leaves behind, to be removed at its end.
 pub(crate) enum Left {
@@ -64,5 +66,20 @@ pub(crate) fn key() -> DeviceKey {
         crv: "P-256".to_owned(),
         x: random_text::<32>(),
         y: Some(random_text::<32>()),
+    }
+}
+
+/// A phone of the relying party `payroll`, which is woken at this token of APNs.
+#[allow(dead_code, reason = "each test program uses its part")]
+pub(crate) fn phone(token: Option<&str>) -> NewDevice {
+    NewDevice {
+        rp: "payroll".to_owned(),
+        name: "Ada's phone".to_owned(),
+        platform: "ios".to_owned(),
+        key: key(),
+        address: token.map(|token| Address {
+            provider: Provider::Apns,
+            token: Secret::new(token),
+        }),
     }
 }
