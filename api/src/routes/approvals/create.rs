@@ -12,10 +12,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use shared::clock::rfc3339;
+use shared::clock::{Millis, rfc3339};
 use shared::crypto::sha256_text;
 use shared::domain::Quorum;
-use shared::id::{ApprovalId, PushId, UserId};
+use shared::id::{ApprovalId, PushId, StoreId, UserId};
 use shared::store::{ApprovalRow, NewApproval, NewPush, TakenApproval};
 use utoipa::ToSchema;
 
@@ -55,7 +55,24 @@ fn member(app: &App, push: &PushId, user: &UserId, nonce: Option<&str>) -> Accep
     }
 }
 
-fn reply(mut headers: HeaderMap, accepted: ApprovalAccepted) -> Reply {
+/// The answer for an approval: `times` are those of its making and its end.
+fn reply(
+    mut headers: HeaderMap,
+    (id, store): (&ApprovalId, &StoreId),
+    required: i64,
+    times: [Millis; 2],
+    members: impl Iterator<Item = AcceptedMember>,
+) -> Reply {
+    let [created_at, expires_at] = times.map(rfc3339);
+    let accepted = ApprovalAccepted {
+        id: id.to_string(),
+        store: store.to_string(),
+        state: "pending".to_owned(),
+        required,
+        created_at,
+        expires_at,
+        members: members.collect(),
+    };
     let place = format!("/v1/stores/{}/approvals/{}", accepted.store, accepted.id);
     if let Ok(place) = HeaderValue::from_str(&place) {
         headers.insert(header::LOCATION, place);
@@ -71,16 +88,8 @@ async fn replay(app: &App, row: &ApprovalRow) -> Result<Reply, Problem> {
         let nonce = push.match_required.then_some(push.nonce.as_str());
         member(app, &push.id, &push.user, nonce)
     });
-    let accepted = ApprovalAccepted {
-        id: row.id.to_string(),
-        store: row.store.to_string(),
-        state: "pending".to_owned(),
-        required: row.required,
-        created_at: rfc3339(row.created_at),
-        expires_at: rfc3339(row.expires_at),
-        members: members.collect(),
-    };
-    Ok(reply(replayed(), accepted))
+    let (of, times) = ((&row.id, &row.store), [row.created_at, row.expires_at]);
+    Ok(reply(replayed(), of, row.required, times, members))
 }
 
 /// Ask several people something, of whom some must approve. Nobody is asked unless all can be: 202 says that all questions are durable and on their way.
@@ -187,14 +196,6 @@ fn accepted(app: &App, new: &NewApproval, asked: &Asked) -> Reply {
             let nonce = push.match_required.then_some(push.nonce.as_str());
             member(app, &push.id, &user.id, nonce)
         });
-    let accepted = ApprovalAccepted {
-        id: new.id.to_string(),
-        store: new.store.to_string(),
-        state: "pending".to_owned(),
-        required: new.required,
-        created_at: rfc3339(new.created_at),
-        expires_at: rfc3339(new.expires_at),
-        members: members.collect(),
-    };
-    reply(HeaderMap::new(), accepted)
+    let (of, times) = ((&new.id, &new.store), [new.created_at, new.expires_at]);
+    reply(HeaderMap::new(), of, new.required, times, members)
 }

@@ -4,18 +4,17 @@ use super::find;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::problem::{Code, Problem};
-use crate::routes::pushes::show::wait_of;
+use crate::routes::pushes::show::waited;
 use crate::routes::{Query, bad_parameter, page};
 use crate::view::Listed;
 use axum::Json;
 use axum::extract::{Path, State};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 use shared::clock::rfc3339;
 use shared::domain::ApprovalState;
 use shared::id::ApprovalId;
 use shared::store::{ApprovalRow, Cancelled, PushRow};
-use std::time::Duration;
 use utoipa::ToSchema;
 
 /// An approval by several people.
@@ -127,23 +126,14 @@ pub(crate) async fn show(
     Path((store, approval)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<(StatusCode, HeaderMap, Json<ApprovalView>), Problem> {
-    let mut found = find(&app, &caller, &store, &approval, "pushes:read").await?;
-    let mut applied = HeaderMap::new();
-    let mut status = StatusCode::OK;
-    if let Some(seconds) = wait_of(&headers)? {
-        if let Ok(value) = HeaderValue::from_str(&format!("wait={seconds}")) {
-            applied.insert("preference-applied", value);
-        }
-        let patience = Duration::from_secs(seconds);
-        found = app
-            .waits
-            .approval_ended(&app.store, &found.id, patience, &app.stop)
-            .await?
-            .ok_or_else(|| Problem::new(Code::NotFound))?;
-        if found.ended_at.is_none() {
-            status = StatusCode::ACCEPTED;
-        }
-    }
+    let found = find(&app, &caller, &store, &approval, "pushes:read").await?;
+    let id = found.id.clone();
+    let ended = |patience| {
+        app.waits
+            .approval_ended(&app.store, &id, patience, &app.stop)
+    };
+    let is_open = |found: &ApprovalRow| found.ended_at.is_none();
+    let (status, applied, found) = waited(&headers, found, ended, is_open).await?;
     Ok((status, applied, view(&app, &found).await?))
 }
 
