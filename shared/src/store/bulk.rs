@@ -220,9 +220,7 @@ impl Store {
     /// Every delivery of these chunks is recorded.
     pub async fn chunks_sent(&self, chunks: &[ChunkId]) -> Result<(), Error> {
         let args = [Arg::Text(&to_json(&chunks))];
-        let mut tx = self.db.begin_repeatable().await?;
-        tx.fetch(&SENT, &args).await?;
-        tx.commit().await
+        self.db.write_repeatable(&SENT, &args).await.map(|_| ())
     }
 
     /// Sends what was claimed and never recorded on its way again, as ordinary jobs. Says how many pushes.

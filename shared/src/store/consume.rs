@@ -1,13 +1,13 @@
 //! Using an approval: once, in time, and for what was approved. What was approved is the stored content, never what the caller says it was.
 
 use super::audit::{Note, note};
-use super::db::{Arg, Error, Statement, Tx};
+use super::db::{Arg, Error, Statement};
 use super::{PushRow, Store};
 use crate::audit::Act;
 use crate::clock::Millis;
 use crate::domain::{Field, Payment, PushState};
 use crate::id::ApprovalId;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long an approval may be used: what is executed later was decided by somebody who may see it otherwise by then.
 pub const USABLE: Millis = 300_000;
@@ -76,28 +76,35 @@ impl Store {
             Arg::Int(now),
             Arg::Int(now - USABLE),
         ];
-        let mut tx = self.db.begin().await?;
-        if !tx.fetch(&CONSUME, &args).await?.is_empty() {
-            self.noted(&mut tx, push, None, now).await?;
-            tx.commit().await?;
-            return Ok(Consumed::Now(now));
-        }
-        drop(tx);
-        let stored = self.push(&push.id).await?;
-        let before = stored.and_then(|push| push.consumed_at);
-        Ok(before.map_or(Consumed::TooLate, Consumed::Before))
+        let before = async {
+            let stored = self.push(&push.id).await?;
+            Ok(stored.and_then(|push| push.consumed_at))
+        };
+        let used = used(push, json!({}));
+        self.use_once((&CONSUME, &args), used, before, now).await
     }
 
-    /// Notes that the approval of a push is used, of a batch that of the payment at `index`.
-    pub(super) async fn noted(
+    /// Uses an approval by a statement that gives a row to the first one only, and notes it. Anybody else learns when it was used `before`.
+    pub(super) async fn use_once(
         &self,
-        tx: &mut Tx,
-        push: &PushRow,
-        index: Option<u64>,
+        (consume, args): (&'static Statement, &[Arg<'_>]),
+        used: Note<'_>,
+        before: impl Future<Output = Result<Option<Millis>, Error>> + Send,
         now: Millis,
-    ) -> Result<(), Error> {
-        let used = Note::new(&push.store, Act::PushConsumed).push(&push.id);
-        let used = used.user(&push.user).by(self.by.as_deref());
-        note(tx, &[used.facts(json!({"payment": index}))], now).await
+    ) -> Result<Consumed, Error> {
+        let mut tx = self.db.begin().await?;
+        if tx.fetch(consume, args).await?.is_empty() {
+            drop(tx);
+            return Ok(before.await?.map_or(Consumed::TooLate, Consumed::Before));
+        }
+        note(&mut tx, &[used.by(self.by.as_deref())], now).await?;
+        tx.commit().await?;
+        Ok(Consumed::Now(now))
     }
+}
+
+/// What the audit log keeps of a use.
+pub(super) fn used(push: &PushRow, facts: Value) -> Note<'_> {
+    let used = Note::new(&push.store, Act::PushConsumed).push(&push.id);
+    used.user(&push.user).facts(facts)
 }

@@ -447,12 +447,30 @@ impl Db {
 
     /// Runs one statement that writes, in a transaction of its own.
     pub async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
+        self.write_waiting(true, statement, args).await
+    }
+
+    /// The same for what can be done again (see [`Db::begin_repeatable`]).
+    pub async fn write_repeatable(
+        &self,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        self.write_waiting(false, statement, args).await
+    }
+
+    async fn write_waiting(
+        &self,
+        wait: bool,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
         match self {
             Self::Postgres(pool) => {
                 fetch_postgres(&mut *pool.acquire().await?, statement, args).await
             }
             Self::Sqlite { .. } => {
-                let mut tx = self.begin().await?;
+                let mut tx = self.begin_waiting(wait).await?;
                 let rows = tx.fetch(statement, args).await?;
                 tx.commit().await?;
                 Ok(rows)
@@ -538,35 +556,45 @@ impl Tx {
 type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 type SqliteQuery<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
 
+/// Binds a parameter to either kind of query, which have no trait in common.
+macro_rules! bound {
+    ($query:ident, $arg:expr, $rows:pat => $otherwise:expr) => {
+        match $arg {
+            Arg::Text(v) => $query.bind(v.to_owned()),
+            Arg::MaybeText(v) => $query.bind(v.map(str::to_owned)),
+            Arg::Int(v) => $query.bind(v),
+            Arg::MaybeInt(v) => $query.bind(v),
+            $rows => $otherwise,
+        }
+    };
+}
+
 fn postgres_query<'q>(statement: &'q Statement, args: &[Arg<'_>]) -> PgQuery<'q> {
     // The texts are constants of this crate; values travel as parameters only.
     let mut query = sqlx::query(AssertSqlSafe(statement.postgres().to_owned()));
     for arg in args {
-        query = match *arg {
-            Arg::Text(v) => query.bind(v.to_owned()),
-            Arg::MaybeText(v) => query.bind(v.map(str::to_owned)),
-            Arg::Int(v) => query.bind(v),
-            Arg::MaybeInt(v) => query.bind(v),
-            Arg::Rows(rows) => {
-                let numbers = statement.rows().map_or(&[][..], |mark| &mark.numbers);
-                for (column, number) in numbers.iter().enumerate() {
-                    let cells = rows.cells.iter().skip(column).step_by(numbers.len());
-                    query = if *number {
-                        let of = |cell: &Cell| match cell {
-                            Cell::Int(v) => *v,
-                            Cell::Text(_) => None,
-                        };
-                        query.bind(cells.map(of).collect::<Vec<Option<i64>>>())
-                    } else {
-                        let of = |cell: &Cell| match cell {
-                            Cell::Text(v) => v.clone(),
-                            Cell::Int(_) => None,
-                        };
-                        query.bind(cells.map(of).collect::<Vec<Option<String>>>())
-                    };
-                }
-                query
-            }
+        query = bound!(query, *arg, Arg::Rows(rows) => with_columns(query, statement, rows));
+    }
+    query
+}
+
+/// Binds each column as an array.
+fn with_columns<'q>(mut query: PgQuery<'q>, statement: &Statement, rows: &Rows) -> PgQuery<'q> {
+    let numbers = statement.rows().map_or(&[][..], |mark| &mark.numbers);
+    for (column, number) in numbers.iter().enumerate() {
+        let cells = rows.cells.iter().skip(column).step_by(numbers.len());
+        query = if *number {
+            let of = |cell: &Cell| match cell {
+                Cell::Int(v) => *v,
+                Cell::Text(_) => None,
+            };
+            query.bind(cells.map(of).collect::<Vec<Option<i64>>>())
+        } else {
+            let of = |cell: &Cell| match cell {
+                Cell::Text(v) => v.clone(),
+                Cell::Int(_) => None,
+            };
+            query.bind(cells.map(of).collect::<Vec<Option<String>>>())
         };
     }
     query
@@ -586,13 +614,7 @@ fn sqlite_query<'q>(statement: &Statement, args: &[Arg<'_>]) -> SqliteQuery<'q> 
         };
     }
     for arg in args {
-        query = match *arg {
-            Arg::Text(v) => query.bind(v.to_owned()),
-            Arg::MaybeText(v) => query.bind(v.map(str::to_owned)),
-            Arg::Int(v) => query.bind(v),
-            Arg::MaybeInt(v) => query.bind(v),
-            Arg::Rows(_) => query,
-        };
+        query = bound!(query, *arg, Arg::Rows(_) => query);
     }
     query
 }

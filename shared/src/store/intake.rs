@@ -5,7 +5,7 @@ use super::fraud::of_initiator;
 use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
 use super::pushes::push_of;
-use super::{LEASE, Outbox, PushRow, Store, parsed, payments, to_json};
+use super::{PushRow, Store, parsed, payments, to_json};
 use crate::clock::Millis;
 use crate::domain::governor::is_prompt;
 use crate::domain::profile::Request;
@@ -404,12 +404,12 @@ impl Store {
             settled,
         } = admitted;
         crate::crash::point("A2");
-        Outbox::add(&mut tx, &messages, now + LEASE).await?;
         let to_settle = std::mem::take(&mut tx.to_settle);
-        tx.commit().await?;
-        crate::crash::point("A3");
-        settled.tell();
-        self.handover.published_soon(messages);
+        let tell = || {
+            crate::crash::point("A3");
+            settled.tell();
+        };
+        self.commit_promises(tx, messages, tell, now).await?;
         self.settle_now(to_settle, now).await;
         Ok(taken)
     }

@@ -103,11 +103,24 @@ impl Store {
 
     /// Writes the promises, commits, and hands them over. Approvals that it has ended members of are counted next.
     async fn commit(&self, mut tx: Tx, messages: Vec<Message>, now: i64) -> Result<(), Error> {
-        Outbox::add(&mut tx, &messages, now + LEASE).await?;
         let to_settle = std::mem::take(&mut tx.to_settle);
-        tx.commit().await?;
-        self.handover.published_soon(messages);
+        self.commit_promises(tx, messages, || (), now).await?;
         self.settle_now(to_settle, now).await;
+        Ok(())
+    }
+
+    /// Writes the promises, commits, does what is to be done `before` they are handed over, and hands them over.
+    async fn commit_promises(
+        &self,
+        mut tx: Tx,
+        messages: Vec<Message>,
+        before: impl FnOnce() + Send,
+        now: i64,
+    ) -> Result<(), Error> {
+        Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        tx.commit().await?;
+        before();
+        self.handover.published_soon(messages);
         Ok(())
     }
 }

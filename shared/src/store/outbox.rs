@@ -157,9 +157,8 @@ impl Outbox {
         }
         let ids: Vec<_> = confirmed.iter().map(|m| m.id.as_str()).collect();
         let ids = serde_json::json!(ids).to_string();
-        let mut tx = self.db.begin_repeatable().await?;
-        tx.fetch(&DELETE, &[Arg::Text(&ids)]).await?;
-        tx.commit().await
+        let args = [Arg::Text(&ids)];
+        self.db.write_repeatable(&DELETE, &args).await.map(|_| ())
     }
 
     /// How many promises are open.

@@ -1,6 +1,6 @@
 //! The payments of a batch: written with their push, read by its sender, never changed but for the time at which each was used.
 
-use super::consume::{Consumed, USABLE};
+use super::consume::{Consumed, USABLE, used};
 use super::db::{Arg, Error, Row, Statement, Tx};
 use super::{NewPush, PushRow, Store, json, to_json};
 use crate::clock::Millis;
@@ -109,15 +109,12 @@ impl Store {
             Arg::Int(now),
             Arg::Int(now - USABLE),
         ];
-        let mut tx = self.db.begin().await?;
-        if !tx.fetch(&CONSUME, &args).await?.is_empty() {
-            self.noted(&mut tx, push, Some(index), now).await?;
-            tx.commit().await?;
-            return Ok(Some(Consumed::Now(now)));
-        }
-        drop(tx);
-        let stored = self.payment(&push.id, index).await?;
-        let before = stored.and_then(|row| row.consumed_at);
-        Ok(Some(before.map_or(Consumed::TooLate, Consumed::Before)))
+        let before = async {
+            let stored = self.payment(&push.id, index).await?;
+            Ok(stored.and_then(|row| row.consumed_at))
+        };
+        let used = used(push, json!({"payment": index}));
+        let consumed = self.use_once((&CONSUME, &args), used, before, now);
+        consumed.await.map(Some)
     }
 }

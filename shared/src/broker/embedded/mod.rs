@@ -13,7 +13,7 @@ mod settling;
 use super::{Broker, Delivery, Depth, Error, PublishError, Queue, may_be_aimed_at};
 use crate::clock::{Millis, SharedClock};
 use crate::message::{Lane, Message, Route};
-use crate::store::db::{Arg, Db, Error as StoreError, Row, Statement};
+use crate::store::db::{Arg, Db, Error as StoreError, Statement};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
@@ -190,19 +190,13 @@ impl Inner {
         tx.commit().await
     }
 
-    async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, StoreError> {
-        let mut tx = self.db.begin_repeatable().await?;
-        let rows = tx.fetch(statement, args).await?;
-        tx.commit().await?;
-        Ok(rows)
-    }
-
     async fn take(&self, queue: &Queue, limit: usize) -> Result<Vec<Taken>, StoreError> {
         let now = self.clock.now();
         let until = now + LEASE.as_millis() as Millis;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self
-            .write(
+            .db
+            .write_repeatable(
                 &TAKE,
                 &[
                     Arg::Text(name(queue)),
@@ -235,7 +229,7 @@ impl Inner {
             Arg::Text(&text),
             Arg::Int(self.clock.now()),
         ];
-        self.write(&MOVE, &args).await?;
+        self.db.write_repeatable(&MOVE, &args).await?;
         self.bell.notify_waiters();
         Ok(())
     }
@@ -267,7 +261,7 @@ impl Broker for Embedded {
         // The table is a migration of the store. One process serves it: what an earlier one held is free.
         self.0
             .db
-            .write(&FREE, &[Arg::Int(self.0.clock.now())])
+            .write_repeatable(&FREE, &[Arg::Int(self.0.clock.now())])
             .await?;
         Ok(())
     }

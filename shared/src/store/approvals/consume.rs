@@ -4,7 +4,7 @@ use super::ApprovalRow;
 use crate::audit::Act;
 use crate::clock::{Millis, rfc3339};
 use crate::domain::{ApprovalState, PushState};
-use crate::store::audit::{Note, note};
+use crate::store::audit::Note;
 use crate::store::consume::is_what_was_approved;
 use crate::store::db::{Arg, Error, Statement};
 use crate::store::{Action, Consumed, Store, USABLE};
@@ -34,22 +34,17 @@ impl Store {
         if !approved.is_some_and(|push| is_what_was_approved(action, push)) {
             return Ok(Consumed::Differs);
         }
-        let mut tx = self.db.begin().await?;
         let args = [
             Arg::Text(approval.id.as_str()),
             Arg::Int(now),
             Arg::Int(now - USABLE),
         ];
-        if tx.fetch(&CONSUME, &args).await?.is_empty() {
-            drop(tx);
+        let before = async {
             let stored = self.approval(&approval.id).await?;
-            let before = stored.and_then(|approval| approval.consumed_at);
-            return Ok(before.map_or(Consumed::TooLate, Consumed::Before));
-        }
+            Ok(stored.and_then(|approval| approval.consumed_at))
+        };
         let facts = json!({"approval": approval.id, "consumed_at": rfc3339(now), "correlation_id": approval.correlation_id});
-        let used = Note::new(&approval.store, Act::ApprovalConsumed).by(self.by.as_deref());
-        note(&mut tx, &[used.facts(facts)], now).await?;
-        tx.commit().await?;
-        Ok(Consumed::Now(now))
+        let used = Note::new(&approval.store, Act::ApprovalConsumed).facts(facts);
+        self.use_once((&CONSUME, &args), used, before, now).await
     }
 }

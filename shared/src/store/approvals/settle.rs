@@ -14,9 +14,9 @@ use crate::event::{ApprovalEnded, Events, MemberEnd};
 use crate::id::{ApprovalId, PushId, UserId};
 use crate::message::Message;
 use crate::store::audit::{Note, note};
-use crate::store::db::{Arg, Error, Statement, Tx};
+use crate::store::db::{Arg, Error, Row, Statement, Tx};
 use crate::store::ending::{announce_by, rows_of};
-use crate::store::{LEASE, Outbox, PushRow, SWEEP_BATCH, Store, parsed, to_json};
+use crate::store::{PushRow, SWEEP_BATCH, Store, parsed, to_json};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -128,14 +128,14 @@ impl Count {
     }
 }
 
-/// Ends the approval and withdraws what its other members are asked. Gives the messages that say so.
+/// Ends the approval and withdraws what its other members are asked. Gives the messages that say so, and how its members stand then.
 async fn end(
     tx: &mut Tx,
     approval: &mut ApprovalRow,
     (state, reason): (ApprovalState, &str),
     by: Option<&str>,
     now: Millis,
-) -> Result<Vec<Message>, Error> {
+) -> Result<(Vec<Message>, Count), Error> {
     let id = approval.id.clone();
     let args = [
         Arg::Text(id.as_str()),
@@ -144,10 +144,9 @@ async fn end(
         Arg::Int(now),
     ];
     let rows = tx.fetch(&END, &args).await?;
-    let Some(row) = rows.first() else {
-        return Ok(Vec::new());
-    };
-    *approval = approval_of(row)?;
+    if let Some(row) = rows.first() {
+        *approval = approval_of(row)?;
+    }
     tx.fetch(&OPEN, &args[..1]).await?;
     let withdrawn = if state == ApprovalState::Cancelled && reason == "by_sender" {
         "approval_cancelled"
@@ -157,15 +156,14 @@ async fn end(
     let args = [args[0], Arg::Text(withdrawn), Arg::Int(now)];
     let ended = rows_of(&tx.fetch(&WITHDRAW, &args).await?);
     let mut messages = announce_by(tx, &ended, &[], by, now).await?;
-    let members = Count::of(tx, &id).await?.members;
-    let members = members
-        .into_iter()
-        .map(|(push, user, state, reason)| MemberEnd {
-            push,
-            user,
-            state,
-            reason,
-        });
+    let count = Count::of(tx, &id).await?;
+    let members = count.members.iter().cloned();
+    let members = members.map(|(push, user, state, reason)| MemberEnd {
+        push,
+        user,
+        state,
+        reason,
+    });
     let told = ApprovalEnded {
         approval: id,
         store: approval.store.clone(),
@@ -190,7 +188,7 @@ async fn end(
     let mut events = Events::default();
     events.approval_ended(&told, now);
     messages.extend(events.into_messages(now));
-    Ok(messages)
+    Ok((messages, count))
 }
 
 impl Store {
@@ -202,6 +200,20 @@ impl Store {
         crate::crash::point("Q1");
         // On the heap: every transaction that may end a push awaits this.
         Box::pin(self.settle_all(approvals, now)).await;
+    }
+
+    /// Counts those that a column of `rows` names. Says how many.
+    async fn settle_rows(
+        &self,
+        rows: &[Row],
+        column: &'static str,
+        now: Millis,
+    ) -> Result<usize, Error> {
+        let of = rows.iter().map(|row| parsed(row, column));
+        let approvals: BTreeSet<ApprovalId> = of.collect::<Result<_, _>>()?;
+        let count = approvals.len();
+        self.settle_all(approvals, now).await;
+        Ok(count)
     }
 
     /// Counts each; one that cannot be counted keeps no other one from it.
@@ -231,7 +243,7 @@ impl Store {
         };
         let mut row = approval_of(row)?;
         // Only now, with the approval held.
-        let count = Count::of(&mut tx, approval).await?;
+        let mut count = Count::of(&mut tx, approval).await?;
         let (mut messages, mut cancelled) = (Vec::new(), false);
         let open = row.ended_at.is_none();
         if open {
@@ -244,22 +256,15 @@ impl Store {
             };
             if let Some(verdict) = verdict {
                 let by = self.by.as_deref().filter(|_| cancelled);
-                messages = end(&mut tx, &mut row, verdict, by, now).await?;
+                (messages, count) = end(&mut tx, &mut row, verdict, by, now).await?;
             }
         }
         // What was counted, and what this has withdrawn itself. Whoever ends meanwhile has a promise of its own.
-        let kept = if row.ended_at.is_some() {
-            Count::of(&mut tx, approval).await?
-        } else {
-            count
-        };
-        tx.fetch(&KEPT, &[Arg::Text(&to_json(&kept.ended()))])
+        tx.fetch(&KEPT, &[Arg::Text(&to_json(&count.ended()))])
             .await?;
         tx.to_settle.clear();
-        Outbox::add(&mut tx, &messages, now + LEASE).await?;
         crate::crash::point("Q2");
-        tx.commit().await?;
-        self.handover.published_soon(messages);
+        self.commit_promises(tx, messages, || (), now).await?;
         if open && row.ended_at.is_some() {
             metrics::counter!("countersign_approvals_ended_total", "state" => row.state.as_str())
                 .increment(1);
@@ -291,25 +296,13 @@ impl Store {
             Arg::Int(SWEEP_BATCH),
         ];
         let rows = self.db.write(&DUE, &args).await?;
-        let due: BTreeSet<ApprovalId> = rows
-            .iter()
-            .map(|row| parsed(row, "approval_id"))
-            .collect::<Result<_, _>>()?;
-        let count = due.len();
-        self.settle_all(due, now).await;
-        Ok(count)
+        self.settle_rows(&rows, "approval_id", now).await
     }
 
     /// Counts approvals that are open although their time is over. Says how many.
     pub async fn settle_overdue(&self, now: Millis) -> Result<usize, Error> {
         let args = [Arg::Int(now - OVERDUE), Arg::Int(SWEEP_BATCH)];
         let rows = self.db.fetch(&LATE, &args).await?;
-        let late: BTreeSet<ApprovalId> = rows
-            .iter()
-            .map(|row| parsed(row, "id"))
-            .collect::<Result<_, _>>()?;
-        let count = late.len();
-        self.settle_all(late, now).await;
-        Ok(count)
+        self.settle_rows(&rows, "id", now).await
     }
 }
