@@ -32,9 +32,11 @@ pub const LEASE: Millis = 40_000;
 /// The part of the lease that a call and its record need: later than this nothing is called any more.
 const CALL: Millis = 25_000;
 /// How many pushes and retries one claim takes at most.
-const CLAIM: usize = 500;
+const CLAIM: usize = 1_000;
 /// How many results one record takes at most.
 const RECORD: usize = 500;
+/// How long results of a batch, for which nobody waits, are gathered before they are recorded.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -103,7 +105,12 @@ impl FanOut {
         let places = Arc::new(Semaphore::new(self.limits.in_flight));
         let calls = TaskTracker::new();
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
-        let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
+        let mut recorder = tokio::spawn(record(
+            self.store.clone(),
+            self.clock.clone(),
+            self.lane,
+            results,
+        ));
         loop {
             let first = tokio::select! {
                 biased;
@@ -441,10 +448,23 @@ async fn write(store: &Store, clock: &SharedClock, results: &[Recorded]) -> bool
 }
 
 /// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
-async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
+async fn record(
+    store: Store,
+    clock: SharedClock,
+    lane: Lane,
+    mut results: mpsc::Receiver<Outcome>,
+) {
     let acks = TaskTracker::new();
     let mut batch = Vec::with_capacity(RECORD);
     while results.recv_many(&mut batch, RECORD).await > 0 {
+        if lane == Lane::Bulk && batch.len() < RECORD {
+            tokio::time::sleep(GATHER).await;
+            while batch.len() < RECORD
+                && let Ok(more) = results.try_recv()
+            {
+                batch.push(more);
+            }
+        }
         let outcomes: Vec<Outcome> = std::mem::take(&mut batch);
         let mut recorded = Vec::with_capacity(outcomes.len());
         let mut jobs = Vec::with_capacity(outcomes.len());

@@ -330,13 +330,23 @@ pub enum Db {
 }
 
 const ACQUIRE: Duration = Duration::from_secs(5);
+/// How many rows SQLite's thread hands over before it waits for their reader.
+const ROWS_AT_ONCE: usize = 1_024;
+/// What the writer keeps of the file in memory: minus KiB. With less the pages that every insert touches are read again and again.
+const WRITERS_CACHE: &str = "-65536";
+/// After how many pages of 4 KiB the log is copied into the file: a page that many commits have changed is copied once.
+const CHECKPOINT: &str = "8192";
 
 impl Db {
     /// Opens `postgres://…` or `sqlite:PATH`; the file is made where there is none.
     pub async fn open(url: &str) -> Result<Self, Error> {
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url)?
-                .options([("statement_timeout", "15s"), ("lock_timeout", "10s")]);
+            let options = PgConnectOptions::from_str(url)?.options([
+                ("statement_timeout", "15s"),
+                ("lock_timeout", "10s"),
+                // Statements are short and come again and again: compiling one takes longer than running it.
+                ("jit", "off"),
+            ]);
             let pool = PgPoolOptions::new()
                 .max_connections(16)
                 .acquire_timeout(ACQUIRE)
@@ -353,11 +363,17 @@ impl Db {
             .journal_mode(SqliteJournalMode::Wal)
             // NORMAL would lose the last commits at a power cut, and each of them has been answered with 202.
             .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(ACQUIRE);
+            .busy_timeout(ACQUIRE)
+            .row_buffer_size(ROWS_AT_ONCE);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(ACQUIRE)
-            .connect_with(options.clone())
+            .connect_with(
+                options
+                    .clone()
+                    .pragma("cache_size", WRITERS_CACHE)
+                    .pragma("wal_autocheckpoint", CHECKPOINT),
+            )
             .await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)

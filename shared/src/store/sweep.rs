@@ -78,7 +78,7 @@ static FORGET_CODES: Statement = Statement::new(
 static NEXT: Statement = Statement::new(
     "SELECT MIN(at) AS at FROM (SELECT MIN(expire_due) AS at FROM pushes WHERE expire_due IS NOT NULL AND ended_at IS NULL
        UNION ALL SELECT MIN(expire_due) FROM backlog WHERE expire_due IS NOT NULL
-       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL AND ended_at IS NULL
+       UNION ALL SELECT MIN(escalate_at) FROM pushes WHERE escalate_at IS NOT NULL
        UNION ALL SELECT MIN(due_at) FROM settlements) AS t",
 );
 

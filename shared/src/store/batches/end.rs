@@ -103,7 +103,7 @@ impl Store {
             if row.int("open")? == 0 {
                 over.push(id);
             } else {
-                let wait = ((now - row.int("begun_at")?) / 4).clamp(1_000, LOOK);
+                let wait = ((now - row.int("begun_at")?) / 2).clamp(1_000, LOOK);
                 later.push(serde_json::json!({"id": id, "due": now + wait}));
             }
         }

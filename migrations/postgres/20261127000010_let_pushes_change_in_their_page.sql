@@ -1,0 +1,1 @@
+ALTER TABLE pushes SET (fillfactor = 45);
