@@ -148,7 +148,7 @@ pub(crate) async fn measure(
     gateway: &Gateway,
     report: &mut Report,
 ) -> Result<()> {
-    let server = Server::start(deployment).await?;
+    let server = Server::start(deployment, "api,worker,waiter").await?;
     // Connections, caches and prepared statements.
     let warm = closed(&server, seed, 8, options.load.step() / 4).await?;
     let mut wanted = gateway.counts().accepted;

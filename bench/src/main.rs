@@ -9,6 +9,7 @@ mod peers;
 mod rabbitmq;
 mod server;
 mod storeless;
+mod volume;
 mod wait;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -107,6 +108,9 @@ async fn one_footing(
     if options.does(Part::Wait) {
         wait::measure(options, deployment, &seed, gateway, report).await?;
     }
+    if options.does(Part::Volume) {
+        volume::measure(options, deployment, &seed, gateway, report).await?;
+    }
     Ok(())
 }
 
@@ -119,8 +123,8 @@ fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    if options.serve {
-        return runtime.block_on(server::serve());
+    if !options.serve.is_empty() {
+        return runtime.block_on(server::serve(&options.serve));
     }
     tracing_subscriber::fmt()
         .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))

@@ -18,6 +18,8 @@ pub(crate) enum Part {
     Accept,
     /// Long polls, released by the end of their pushes.
     Wait,
+    /// A large batch uploaded over HTTP, and sign-ins beside it. Only when asked for: it takes minutes.
+    Volume,
 }
 
 /// Measures Countersign on loopback, on its own data, which are removed afterwards.
@@ -32,7 +34,7 @@ pub(crate) struct Options {
     /// Which footings; both when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) footing: Vec<Footing>,
-    /// Which measurements; all but peers when left out.
+    /// Which measurements; all but peers and volume when left out.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Part>,
     /// A JSON document instead of a table.
@@ -45,16 +47,19 @@ pub(crate) struct Options {
         default_value = "prefork,threads,gevent,httpx,aioapns"
     )]
     pub(crate) pools: Vec<String>,
-    /// The process under load; its settings come by environment.
-    #[arg(long, hide = true)]
-    pub(crate) serve: bool,
+    /// Lines of the batch of volume.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) volume: usize,
+    /// The roles of the process under load; its settings come by environment.
+    #[arg(long, hide = true, value_delimiter = ',')]
+    pub(crate) serve: Vec<String>,
 }
 
 impl Options {
     /// Whether a measurement was asked for.
     pub(crate) fn does(&self, part: Part) -> bool {
         match part {
-            Part::Peers => self.only.contains(&part),
+            Part::Peers | Part::Volume => self.only.contains(&part),
             _ => self.only.is_empty() || self.only.contains(&part),
         }
     }

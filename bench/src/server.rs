@@ -1,4 +1,4 @@
-//! The program in a process of its own: `countersign serve` with all roles.
+//! The program in a process of its own: `countersign serve`.
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Serves until SIGTERM: what the hidden option `--serve` does.
-pub(crate) async fn serve() -> Result<()> {
-    let words = "countersign serve --role api --role worker --role waiter";
-    let arguments = Arguments::try_parse_from(words.split(' '))?;
+/// Serves with these roles until SIGTERM: what the hidden option `--serve` does.
+pub(crate) async fn serve(roles: &[String]) -> Result<()> {
+    let program = ["countersign".to_owned(), "serve".to_owned()].into_iter();
+    let roles = roles.iter().map(|role| format!("--role={role}"));
+    let arguments = Arguments::try_parse_from(program.chain(roles))?;
     run(arguments, &Output::new(false)).await.map_err(failed)?;
     Ok(())
 }
@@ -27,9 +28,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it on a deployment.
-    pub(crate) async fn start(deployment: &Deployment) -> Result<Self> {
-        let log = deployment.folder.join("server.log");
+    /// Starts one with these roles, separated by commas, on a deployment.
+    pub(crate) async fn start(deployment: &Deployment, roles: &str) -> Result<Self> {
+        let log = deployment.folder.join(format!("{roles}.log"));
         let file = std::fs::File::create(&log)?;
         let mut command = Command::new(std::env::current_exe()?);
         for (name, _) in std::env::vars() {
@@ -39,7 +40,7 @@ impl Server {
             }
         }
         let child = command
-            .arg("--serve")
+            .args(["--serve", roles])
             .current_dir(&deployment.folder)
             .envs(deployment.environment())
             .stdin(Stdio::null())
@@ -54,6 +55,9 @@ impl Server {
         let began = Instant::now();
         loop {
             let said = std::fs::read_to_string(&log)?;
+            if !roles.split(',').any(|role| role == "api") && said.contains("ready: ") {
+                return Ok(server);
+            }
             if let Some((_, rest)) = said.split_once("listening on http://") {
                 let word = rest.lines().next().unwrap_or_default();
                 server.address = word.trim().parse().context("the server's address")?;

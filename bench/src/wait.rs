@@ -214,7 +214,7 @@ pub(crate) async fn measure(
             "only {polls} waits: more files may not be opened (ulimit -n)"
         ));
     }
-    let server = Server::start(deployment).await?;
+    let server = Server::start(deployment, "api,worker,waiter").await?;
     let (address, pid) = (server.address, server.pid());
     let seed = Arc::clone(seed);
     let ground = Ground { address, seed };

@@ -116,6 +116,30 @@ fn refused_pushes_are_counted_as_what_they_became() {
 }
 
 #[test]
+fn a_batch_is_uploaded_and_sign_ins_beside_it_all_arrive() {
+    let mut footings = vec![("embedded", "all")];
+    if has_servers() {
+        footings.push(("servers", "worker"));
+    }
+    for (footing, process) in footings {
+        let lines = measured(&["--only", "volume", "--volume", "600", "--footing", footing]);
+        for when in ["alone", "beside a batch of 600"] {
+            for store in ["in the batch's store", "in a quiet store"] {
+                let line = named(&lines, &format!("sign-ins {when}, {store}"));
+                assert!(line["count"].as_u64().unwrap() > 0, "{line}");
+                assert_eq!(line["notes"]["missing"], 0, "{line}");
+            }
+        }
+        let upload = named(&lines, "upload of 600 lines");
+        let most = upload["notes"][process][1].as_u64().unwrap();
+        assert!(most > 0, "{upload}");
+        let part = named(&lines, "batch of 600, 0 to 600");
+        assert_eq!(part["count"], 600, "{part}");
+        assert!(part["cost_us"]["ours"].as_f64().unwrap() > 0.0, "{part}");
+    }
+}
+
+#[test]
 fn what_rabbitmq_takes_and_gives_by_itself() {
     if !has_servers() {
         return;
