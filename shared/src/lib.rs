@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod broker;
 pub mod clock;
+pub mod courtesy;
 pub mod crash;
 pub mod crypto;
 pub mod domain;

@@ -256,7 +256,7 @@ fn numbers_of(name: &str) -> Vec<u8> {
 
 /// Where a test of this file runs.
 fn ground(file: &str) -> &'static str {
-    if file.starts_with("tests/it") || file.starts_with("tests/kill") {
+    if file.starts_with("tests/") {
         "embedded; servers"
     } else if file.starts_with("shared/tests/store") {
         "SQLite; PostgreSQL"

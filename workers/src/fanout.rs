@@ -21,7 +21,7 @@ use shared::store::{Chunk, Claimed, DeliveryResult, Error as StoreError, Recorde
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,10 @@ pub const LEASE: Millis = 40_000;
 const CALL: Millis = 25_000;
 /// How many pushes and retries one claim takes at most.
 const CLAIM: usize = 1_000;
+/// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests: its calls and
+/// their record are still to come.
+const STEP: usize = 200;
+const REST: u32 = 3;
 /// How many results one record takes at most.
 const RECORD: usize = 500;
 /// How long results of a batch, for which nobody waits, are gathered before they are recorded.
@@ -123,6 +127,9 @@ impl FanOut {
                 },
             };
             let batch = batch::gather(first, &mut jobs, self.limits.prefetch);
+            if self.lane == Lane::Interactive {
+                self.store.courtesy().somebody_waits();
+            }
             crash::point("W1");
             self.work(batch, &places, &calls, &outcomes, &stop).await;
         }
@@ -157,7 +164,7 @@ impl FanOut {
                 }
                 Err(reason) => self.park(&delivery, &reason).await,
             }
-            if size >= CLAIM {
+            if size >= self.step() {
                 let full = std::mem::take(&mut group);
                 size = 0;
                 self.send(full, places, calls, outcomes, stop).await;
@@ -165,6 +172,15 @@ impl FanOut {
         }
         if !group.is_empty() {
             self.send(group, places, calls, outcomes, stop).await;
+        }
+    }
+
+    /// How much one claim takes.
+    fn step(&self) -> usize {
+        if self.lane == Lane::Bulk && self.store.courtesy().is_asked() {
+            STEP
+        } else {
+            CLAIM
         }
     }
 
@@ -196,6 +212,7 @@ impl FanOut {
         };
         drop(room);
         let until = self.clock.now() + LEASE - CALL;
+        let began = Instant::now();
         let claimed = match self.claim(&wanted, stop).await {
             Some(Ok(claimed)) => claimed,
             Some(Err(reason)) if jobs.len() == 1 => {
@@ -217,6 +234,7 @@ impl FanOut {
             }
             None => return,
         };
+        let step = began.elapsed();
         crash::point("W2");
         let owner_of = |one: &Claimed| {
             let owner = owners.get(one.push.as_str());
@@ -266,6 +284,9 @@ impl FanOut {
                 outcomes.send((recorded, job)).await.ok();
                 drop(place);
             });
+        }
+        if self.lane == Lane::Bulk {
+            self.store.courtesy().rest(step, REST).await;
         }
     }
 

@@ -377,6 +377,9 @@ impl Store {
 
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
+        if new.iter().any(|push| push.lane == Lane::Interactive) {
+            self.courtesy.somebody_waits();
+        }
         let mut tx = self.db.begin().await?;
         let admitted = admit(&mut tx, new, now).await?;
         if admitted

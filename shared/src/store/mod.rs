@@ -61,6 +61,7 @@ pub use sweep::BATCH as SWEEP_BATCH;
 pub use tenants::{KeyOwner, KeyRow, StoreRow};
 pub use users::User;
 
+use crate::courtesy::Courtesy;
 use crate::message::Message;
 use db::Tx;
 use std::sync::Arc;
@@ -75,6 +76,7 @@ pub struct Store {
     by: Option<String>,
     /// Rings when the backlog has something new for the dispatcher of the same process.
     backlog_news: Arc<Notify>,
+    courtesy: Arc<Courtesy>,
 }
 
 impl Store {
@@ -85,6 +87,7 @@ impl Store {
             handover,
             by: None,
             backlog_news: Arc::default(),
+            courtesy: Arc::default(),
         }
     }
 
@@ -94,6 +97,11 @@ impl Store {
             by: Some(who.to_string()),
             ..self.clone()
         }
+    }
+
+    /// Who waits in this process, to whom batches give way.
+    pub fn courtesy(&self) -> &Courtesy {
+        &self.courtesy
     }
 
     /// The database below.

@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use shared::crypto::sha256_text;
 use shared::id::StoreId;
 use shared::store::{Begun, NewBatch, NewRow, Refusal, RowCheck, Took, Upload};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// Every so many parts a look at the backlog; how long an upload is held when it is full.
 const LOOK_EVERY: usize = 16;
 const HELD: u32 = 40;
+/// How many times as long as a part has taken an upload rests while somebody waits for an interactive push.
+const REST: u32 = 2;
 /// When to come back to a full backlog.
 const RETRY_AFTER: u32 = 15;
 /// How many faults the answer to `validate_only` shows.
@@ -331,6 +333,7 @@ async fn write(app: App, upload: Upload, mut from: mpsc::Receiver<Part>) -> Resu
             tokio::time::sleep(AGAIN).await;
         }
         let mut attempts = 0;
+        let began = Instant::now();
         let took = loop {
             let lines = (part.first, part.last);
             let now = app.clock.now();
@@ -358,6 +361,8 @@ async fn write(app: App, upload: Upload, mut from: mpsc::Receiver<Part>) -> Resu
             Some(took) => count(&took),
             None => return Err(overtaken(&app, &upload).await),
         }
+        // The sender is not in a hurry where somebody is.
+        app.store.courtesy().rest(began.elapsed(), REST).await;
     }
     Ok(())
 }
