@@ -137,12 +137,14 @@ pub(super) fn standing(
     written: &[Row],
     results: &[&Recorded],
 ) -> std::result::Result<HashSet<String>, Error> {
-    let becomes = |one: &&Recorded| (one.claimed.delivery.to_string(), one.becomes().0);
-    let wanted: HashMap<String, DeliveryState> = results.iter().map(becomes).collect();
+    let wanted: HashMap<&str, DeliveryState> = results
+        .iter()
+        .map(|one| (one.claimed.delivery.as_str(), one.becomes().0))
+        .collect();
     let mut stand = HashSet::new();
     for row in written {
         let id = row.text("id")?;
-        if wanted.get(&id) == Some(&parsed(row, "state")?) {
+        if wanted.get(id.as_str()) == Some(&parsed(row, "state")?) {
             stand.insert(id);
         }
     }

@@ -261,7 +261,7 @@ impl Broker for Embedded {
         // The table is a migration of the store. One process serves it: what an earlier one held is free.
         self.0
             .db
-            .write_repeatable(&FREE, &[Arg::Int(self.0.clock.now())])
+            .write(&FREE, &[Arg::Int(self.0.clock.now())])
             .await?;
         Ok(())
     }

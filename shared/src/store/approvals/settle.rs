@@ -128,14 +128,15 @@ impl Count {
     }
 }
 
-/// Ends the approval and withdraws what its other members are asked. Gives the messages that say so, and how its members stand then.
+/// Ends the approval and withdraws what its other members are asked. Gives the messages that say so, and how its members stand then; nothing where it had
+/// ended before.
 async fn end(
     tx: &mut Tx,
     approval: &mut ApprovalRow,
     (state, reason): (ApprovalState, &str),
     by: Option<&str>,
     now: Millis,
-) -> Result<(Vec<Message>, Count), Error> {
+) -> Result<Option<(Vec<Message>, Count)>, Error> {
     let id = approval.id.clone();
     let args = [
         Arg::Text(id.as_str()),
@@ -144,9 +145,10 @@ async fn end(
         Arg::Int(now),
     ];
     let rows = tx.fetch(&END, &args).await?;
-    if let Some(row) = rows.first() {
-        *approval = approval_of(row)?;
-    }
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    *approval = approval_of(row)?;
     tx.fetch(&OPEN, &args[..1]).await?;
     let withdrawn = if state == ApprovalState::Cancelled && reason == "by_sender" {
         "approval_cancelled"
@@ -188,7 +190,7 @@ async fn end(
     let mut events = Events::default();
     events.approval_ended(&told, now);
     messages.extend(events.into_messages(now));
-    Ok((messages, count))
+    Ok(Some((messages, count)))
 }
 
 impl Store {
@@ -256,7 +258,9 @@ impl Store {
             };
             if let Some(verdict) = verdict {
                 let by = self.by.as_deref().filter(|_| cancelled);
-                (messages, count) = end(&mut tx, &mut row, verdict, by, now).await?;
+                if let Some(ended) = end(&mut tx, &mut row, verdict, by, now).await? {
+                    (messages, count) = ended;
+                }
             }
         }
         // What was counted, and what this has withdrawn itself. Whoever ends meanwhile has a promise of its own.
