@@ -234,7 +234,7 @@ impl FanOut {
             }
             None => return,
         };
-        let step = began.elapsed();
+        let took = began.elapsed();
         crash::point("W2");
         let owner_of = |one: &Claimed| {
             let owner = owners.get(one.push.as_str());
@@ -286,7 +286,7 @@ impl FanOut {
             });
         }
         if self.lane == Lane::Bulk {
-            self.store.courtesy().rest(step, REST).await;
+            self.store.courtesy().rest(took, REST).await;
         }
     }
 

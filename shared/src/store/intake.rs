@@ -377,9 +377,6 @@ impl Store {
 
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
-        if new.iter().any(|push| push.lane == Lane::Interactive) {
-            self.courtesy.somebody_waits();
-        }
         let mut tx = self.db.begin().await?;
         let admitted = admit(&mut tx, new, now).await?;
         if admitted
@@ -394,7 +391,7 @@ impl Store {
         }
     }
 
-    /// Commits what was admitted, and sends it on its way.
+    /// Commits what was admitted, and sends it on its way. Somebody waits for it: lines of batches are taken elsewhere.
     pub(super) async fn keep(
         &self,
         mut tx: Tx,
@@ -406,6 +403,7 @@ impl Store {
             messages,
             settled,
         } = admitted;
+        self.courtesy.somebody_waits();
         crate::crash::point("A2");
         let to_settle = std::mem::take(&mut tx.to_settle);
         let tell = || {
