@@ -2,7 +2,7 @@
 
 use crate::http1::Connection;
 use crate::options::Options;
-use crate::server::Server;
+use crate::server::{ALL, Server};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use cli::load::deployment::Deployment;
@@ -148,7 +148,7 @@ pub(crate) async fn measure(
     gateway: &Gateway,
     report: &mut Report,
 ) -> Result<()> {
-    let server = Server::start(deployment, "api,worker,waiter").await?;
+    let server = Server::start(deployment, ALL).await?;
     // Connections, caches and prepared statements.
     let warm = closed(&server, seed, 8, options.load.step() / 4).await?;
     let mut wanted = gateway.counts().accepted;

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The roles of a process that does everything.
+pub(crate) const ALL: &str = "api,worker,waiter";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves with these roles until SIGTERM: what the hidden option `--serve` does.
@@ -23,7 +25,7 @@ pub(crate) async fn serve(roles: &[String]) -> Result<()> {
 /// The process. It is killed when dropped.
 pub(crate) struct Server {
     child: Child,
-    /// Where its API listens.
+    /// Where its API listens, if it has one.
     pub(crate) address: SocketAddr,
 }
 
@@ -55,16 +57,16 @@ impl Server {
         let began = Instant::now();
         loop {
             let said = std::fs::read_to_string(&log)?;
-            if !roles.split(',').any(|role| role == "api") && said.contains("ready: ") {
-                return Ok(server);
-            }
-            if let Some((_, rest)) = said.split_once("listening on http://") {
-                let word = rest.lines().next().unwrap_or_default();
-                server.address = word.trim().parse().context("the server's address")?;
+            if let Some((_, rest)) = said.split_once("ready: ")
+                && let Some((line, _)) = rest.split_once('\n')
+            {
+                if let Some((_, address)) = line.split_once("listening on http://") {
+                    server.address = address.trim().parse().context("the server's address")?;
+                }
                 return Ok(server);
             }
             if server.child.try_wait()?.is_some() || began.elapsed() > PATIENCE {
-                bail!("the server does not listen: {said}");
+                bail!("the server is not ready: {said}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

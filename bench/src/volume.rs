@@ -4,7 +4,7 @@
 use crate::accept;
 use crate::http1::Connection;
 use crate::options::Options;
-use crate::server::Server;
+use crate::server::{ALL, Server};
 use anyhow::{Context as _, Result, ensure};
 use cli::load::deployment::Deployment;
 use cli::load::machine::{Usage, process_seconds, resident_kib};
@@ -143,51 +143,63 @@ async fn upload(address: SocketAddr, seed: Arc<Seed>, count: usize) -> Result<Du
     Ok(began.elapsed())
 }
 
-/// The processes under load, and the most memory that each has taken.
-struct Processes(Vec<(&'static str, Server, u64, u64)>);
+/// A process under load, and its memory in KiB: before the batch, and the most.
+struct Process {
+    name: &'static str,
+    server: Server,
+    before: u64,
+    most: u64,
+}
+
+/// All of them; the last one has the API.
+struct Processes(Vec<Process>);
 
 impl Processes {
     async fn start(deployment: &Deployment) -> Result<Self> {
         let roles = match deployment.footing {
-            Footing::Embedded => vec![("all", "api,worker,waiter")],
+            Footing::Embedded => vec![("all", ALL)],
             Footing::Servers => vec![("worker", "worker,waiter"), ("api", "api")],
         };
         let mut all = Vec::new();
         for (name, roles) in roles {
             let server = Server::start(deployment, roles).await?;
-            all.push((name, server, 0, 0));
+            all.push(Process {
+                name,
+                server,
+                before: 0,
+                most: 0,
+            });
         }
         Ok(Self(all))
     }
 
     fn address(&self) -> Result<SocketAddr> {
-        let (_, last, ..) = self.0.last().context("no process")?;
-        Ok(last.address)
+        let last = self.0.last().context("no process")?;
+        Ok(last.server.address)
     }
 
-    fn look(&mut self, first: bool) {
-        for (_, server, before, most) in &mut self.0 {
-            let now = resident_kib(server.pid());
-            if first {
-                *before = now;
-            }
-            *most = now.max(*most);
+    /// Looks at their memory before the batch.
+    fn begin(&mut self) {
+        for one in &mut self.0 {
+            one.before = resident_kib(one.server.pid());
+        }
+    }
+
+    /// Looks at their memory.
+    fn look(&mut self) {
+        for one in &mut self.0 {
+            one.most = one.most.max(resident_kib(one.server.pid()));
         }
     }
 
     fn seconds(&self) -> f64 {
-        self.0
-            .iter()
-            .map(|(_, server, ..)| process_seconds(server.pid()))
-            .sum()
+        let pids = self.0.iter().map(|one| one.server.pid());
+        pids.map(process_seconds).sum()
     }
 
     /// MiB of each, before and at most.
     fn memory(&self) -> Vec<(&'static str, Value)> {
-        let mib = |kib: &u64| kib / 1024;
-        let of = |(name, _, before, most): &(&'static str, _, u64, u64)| {
-            (*name, json!([mib(before), mib(most)]))
-        };
+        let of = |one: &Process| (one.name, json!([one.before / 1024, one.most / 1024]));
         self.0.iter().map(of).collect()
     }
 }
@@ -211,7 +223,7 @@ async fn follow(gateway: &Gateway, processes: &mut Processes, count: u64) -> Res
     let (mut from, mut at, mut before, mut own) = (0, began, Usage::now(), processes.seconds());
     for to in ends {
         loop {
-            processes.look(false);
+            processes.look();
             // The few sign-ins are counted with them.
             let sent = gateway.counts().accepted - start;
             if sent >= to {
@@ -348,7 +360,7 @@ pub(crate) async fn measure(
     ground.beside(pause(load.step() / 4)).await?;
     let (alone, ()) = ground.beside(pause(load.step())).await?;
     let idle = ground.tell("alone", &alone, &[], report);
-    processes.look(true);
+    processes.begin();
     let count = options.volume;
     let batch = async {
         let taking = tokio::spawn(upload(ground.address, Arc::clone(seed), count));

@@ -4,7 +4,7 @@ use crate::accept;
 use crate::files::file_limit;
 use crate::http1::Connection;
 use crate::options::Options;
-use crate::server::Server;
+use crate::server::{ALL, Server};
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use cli::load::deployment::Deployment;
@@ -214,7 +214,7 @@ pub(crate) async fn measure(
             "only {polls} waits: more files may not be opened (ulimit -n)"
         ));
     }
-    let server = Server::start(deployment, "api,worker,waiter").await?;
+    let server = Server::start(deployment, ALL).await?;
     let (address, pid) = (server.address, server.pid());
     let seed = Arc::clone(seed);
     let ground = Ground { address, seed };
