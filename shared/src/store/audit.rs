@@ -26,12 +26,12 @@ static OPEN_HEADS: Statement = Statement::new(
     "INSERT INTO audit_heads (store_id, seq, hash) SELECT r.value, 0, $2 FROM {texts:$1} WHERE true ON CONFLICT DO NOTHING",
 );
 static HOLD_HEADS: Statement = Statement::new(
-    "SELECT store_id, seq, hash FROM audit_heads WHERE store_id IN (SELECT r.value FROM {texts:$1}) ORDER BY store_id {skip_locked}",
+    "SELECT store_id, seq, hash FROM audit_heads WHERE store_id {in:$1} ORDER BY store_id {skip_locked}",
 );
 // Only now, with the heads held: what another chainer has taken meanwhile is gone from here.
 static TAKE: Statement = Statement::new(
     "DELETE FROM audit_waiting WHERE id IN
-       (SELECT w.id FROM audit_waiting w WHERE w.store_id IN (SELECT r.value FROM {texts:$1}) ORDER BY w.id LIMIT $2)
+       (SELECT w.id FROM audit_waiting w WHERE w.store_id {in:$1} ORDER BY w.id LIMIT $2)
      RETURNING id, store_id, act, push_id, entry",
 );
 static CHAIN: Statement = Statement::new(

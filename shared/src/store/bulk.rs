@@ -30,11 +30,11 @@ const CHUNKS: i64 = 100;
 
 static TAKE_CHUNKS: Statement = Statement::new(
     "UPDATE backlog SET sent_due = $3, begun_at = COALESCE(begun_at, $2), due_at = CASE WHEN begun_at IS NULL THEN $2 ELSE due_at END,
-       expire_due = CASE WHEN begun_at IS NULL THEN $2 + lifetime ELSE expire_due END WHERE id IN (SELECT r.value FROM {texts:$1})",
+       expire_due = CASE WHEN begun_at IS NULL THEN $2 + lifetime ELSE expire_due END WHERE id {in:$1}",
 );
 static BEGIN: Statement = Statement::new(
     "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
-       expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id IN (SELECT r.value FROM {texts:$1})
+       expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id {in:$1}
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state || '' = 'accepted' RETURNING id",
 );
 macro_rules! insert {
@@ -55,9 +55,7 @@ static WRITE_AND_TELL: Statement = insert!(
     "DO UPDATE SET attempt = 1, calls = excluded.calls, provider_id = excluded.provider_id WHERE deliveries.attempt = 0 RETURNING id, state"
 );
 static WRITE_ENDED: Statement = insert!("DO NOTHING RETURNING id, state");
-static SENT: Statement = Statement::new(
-    "UPDATE backlog SET sent_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
-);
+static SENT: Statement = Statement::new("UPDATE backlog SET sent_due = NULL WHERE id {in:$1}");
 static ANY_UNSENT: Statement =
     Statement::new("SELECT 1 AS one FROM backlog WHERE sent_due <= $1 LIMIT 1");
 static UNSENT: Statement = Statement::new(
@@ -233,7 +231,7 @@ impl Store {
         {
             return Ok(0);
         }
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let args = [
             Arg::Int(now),
             Arg::Int(now + lease + GRACE),

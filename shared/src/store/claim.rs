@@ -25,21 +25,20 @@ const EARLY: Millis = 1_000;
 
 // Every transaction that touches deliveries of several pushes takes the pushes first, in one order, so that none waits in a circle.
 static LOCK: Statement = Statement::new(
-    "SELECT COUNT(*) AS n FROM (SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id {lock}) AS l",
+    "SELECT COUNT(*) AS n FROM (SELECT id FROM pushes WHERE id {in:$1} ORDER BY id {lock}) AS l",
 );
 // The limit keeps the condition outside: those that have not ended are to be locked too.
 static LOCK_AND_TELL_ENDED: Statement = Statement::new(
-    "SELECT l.id, l.state FROM (SELECT id, state, ended_at FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) ORDER BY id
+    "SELECT l.id, l.state FROM (SELECT id, state, ended_at FROM pushes WHERE id {in:$1} ORDER BY id
        LIMIT 1000000 {lock}) AS l WHERE l.ended_at IS NOT NULL",
 );
 static PUSHES_OF: Statement = Statement::new(
-    "SELECT DISTINCT push_id FROM deliveries WHERE id IN (SELECT r.value->>'delivery' FROM {each:$1})",
+    "SELECT DISTINCT d.push_id FROM {each:$1} JOIN deliveries d ON d.id = r.value->>'delivery'",
 );
-static ESCALATED: Statement = Statement::new(
-    "UPDATE pushes SET target = $2, escalate_at = NULL WHERE id IN (SELECT r.value FROM {texts:$1})",
-);
+static ESCALATED: Statement =
+    Statement::new("UPDATE pushes SET target = $2, escalate_at = NULL WHERE id {in:$1}");
 static BEGIN: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id {in:$1}
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 static ASKED: Statement = Statement::new(
@@ -306,7 +305,11 @@ pub(super) fn retry_jobs(
 impl Store {
     /// Claims what `wanted` asks for and nobody else holds, until `now + lease`. Pushes without any device end here.
     pub async fn claim(&self, wanted: &Wanted, now: Millis, lease: Millis) -> Result<Claim, Error> {
-        let mut tx = self.db.begin_repeatable().await?;
+        let mut tx = if wanted.chunks.is_empty() {
+            self.db.begin_repeatable().await?
+        } else {
+            self.db.begin_repeatable_later().await?
+        };
         let mut messages = Vec::new();
         let mut claimed = Vec::new();
         if !wanted.pushes.is_empty() {

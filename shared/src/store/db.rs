@@ -5,13 +5,20 @@
 //!
 //! | mark | PostgreSQL | SQLite |
 //! |---|---|---|
-//! | `{each:$1}` | `jsonb_array_elements($1::jsonb) AS r(value)` | `json_each($1) AS r` |
-//! | `{texts:$1}` | `jsonb_array_elements_text($1::jsonb) AS r(value)` | `json_each($1) AS r` |
+//! | `{each:$1}` | `unnest(ARRAY(SELECT jsonb_array_elements($1::jsonb))) AS r(value)` | `json_each($1) AS r` |
+//! | `{texts:$1}` | the same of `jsonb_array_elements_text` | `json_each($1) AS r` |
+//! | `{in:$1}` | `= ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb)))` | `IN (SELECT value FROM json_each($1))` |
+//! | `{since:p.user_id p.id u.id $2}` | `(p.user_id, p.id) > (u.id, $2)` | `p.id > $2` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
 //! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
 //! | `{lock}` | `FOR UPDATE` | nothing |
 //! | `{rows:3 id line:int}` | `unnest($3::text[], $4::bigint[]) AS r(id, line)` | a `VALUES` list of the rows, `AS r` |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
+//!
+//! A plan that PostgreSQL makes while a table is small is kept by its connection while the table grows, so a text leaves no choice but the right one:
+//! rows are looked up by index from a short list. An array it takes for ten rows, a set of JSON elements for a hundred, which once was more than
+//! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` a join; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
+//! read everybody's recent pushes by their identifiers.
 
 use crate::id::ApprovalId;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
@@ -24,6 +31,8 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 /// Why the database did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -145,13 +154,19 @@ impl Statement {
     fn postgres(&self) -> &str {
         self.postgres.get_or_init(|| {
             let text = unfold(self.text, "{each:", |p| {
-                format!("jsonb_array_elements({p}::jsonb) AS r(value)")
+                format!("unnest(ARRAY(SELECT jsonb_array_elements({p}::jsonb))) AS r(value)")
             });
+            let texts = |p: &str| format!("ARRAY(SELECT jsonb_array_elements_text({p}::jsonb))");
             let text = unfold(&text, "{texts:", |p| {
-                format!("jsonb_array_elements_text({p}::jsonb) AS r(value)")
+                format!("unnest({}) AS r(value)", texts(p))
             });
             let text = unfold(&text, "{texts_as_s:", |p| {
-                format!("jsonb_array_elements_text({p}::jsonb) AS s(value)")
+                format!("unnest({}) AS s(value)", texts(p))
+            });
+            let text = unfold(&text, "{in:", |p| format!("= ANY({})", texts(p)));
+            let text = unfold(&text, "{since:", |words| {
+                let words: Vec<_> = words.split(' ').collect();
+                format!("({}) > ({})", words[..2].join(", "), words[2..].join(", "))
             });
             let text = unfold(&text, "{share:", |table| format!("FOR SHARE OF {table}"));
             let text = unfold(&text, "{rows:", |_| {
@@ -180,6 +195,13 @@ impl Statement {
             let text = unfold(self.text, "{each:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts_as_s:", |p| format!("json_each({p}) AS s"));
+            let text = unfold(&text, "{in:", |p| {
+                format!("IN (SELECT value FROM json_each({p}))")
+            });
+            let text = unfold(&text, "{since:", |words| {
+                let words: Vec<_> = words.split(' ').collect();
+                format!("{} > {}", words[1], words[3])
+            });
             let text = unfold(&text, "{share:", |_| String::new());
             text.replace("{skip_locked}", "").replace("{lock}", "")
         })
@@ -326,7 +348,48 @@ pub enum Db {
         readers: SqlitePool,
         /// Does the writer's connection wait for the disk at a commit? Only whoever holds that connection looks or writes here.
         waits: Arc<AtomicBool>,
+        /// Who waits for it.
+        line: Line,
     },
+}
+
+/// How soon a transaction has its turn at SQLite's one writer. PostgreSQL does not look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Somebody waits for the answer.
+    Now,
+    /// Work behind it.
+    Soon,
+    /// Batches.
+    Later,
+}
+
+/// The line in front of the one writer. Of each later kind one transaction at a time waits with those of the kind before, so that it has its turn
+/// among them, but does not crowd them out: a sign-in waits for one other transaction, not for all that a batch has to write.
+#[derive(Debug, Clone, Default)]
+pub struct Line {
+    soon: Arc<Mutex<()>>,
+    later: Arc<Mutex<()>>,
+}
+
+/// A place in front of the line, held as long as the transaction.
+type Place = [Option<OwnedMutexGuard<()>>; 2];
+
+impl Line {
+    async fn place(&self, turn: Turn) -> Result<Place, Error> {
+        async fn of(mutex: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
+            let place = timeout(ACQUIRE, Arc::clone(mutex).lock_owned()).await;
+            Ok(place.map_err(|_| sqlx::Error::PoolTimedOut)?)
+        }
+        Ok(match turn {
+            Turn::Now => [None, None],
+            Turn::Soon => [None, Some(of(&self.soon).await?)],
+            Turn::Later => {
+                let later = of(&self.later).await?;
+                [Some(later), Some(of(&self.soon).await?)]
+            }
+        })
+    }
 }
 
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -346,6 +409,8 @@ impl Db {
                 ("lock_timeout", "10s"),
                 // Statements are short and come again and again: compiling one takes longer than running it.
                 ("jit", "off"),
+                // Nothing is worth reading a whole table for, though a plan made while it was small says so.
+                ("enable_seqscan", "off"),
             ]);
             let pool = PgPoolOptions::new()
                 .max_connections(16)
@@ -384,6 +449,7 @@ impl Db {
             writer,
             readers,
             waits: Arc::new(AtomicBool::new(true)),
+            line: Line::default(),
         })
     }
 
@@ -417,19 +483,35 @@ impl Db {
 
     /// Begins a transaction that may write. Dropping it rolls back. Its commit survives everything.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.begin_waiting(true).await
+        self.begin_waiting(true, Turn::Now).await
+    }
+
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn begin_later(&self) -> Result<Tx, Error> {
+        self.begin_waiting(true, Turn::Later).await
     }
 
     /// The same for what nobody outside is told of, and what can be done again: on SQLite its commit does not wait for the disk. It survives the end
     /// of the process; a power cut may take it back, together with every later one, and never without them.
     pub async fn begin_repeatable(&self) -> Result<Tx, Error> {
-        self.begin_waiting(false).await
+        self.begin_waiting(false, Turn::Soon).await
     }
 
-    async fn begin_waiting(&self, wait: bool) -> Result<Tx, Error> {
-        Ok(Tx::of(match self {
-            Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
-            Self::Sqlite { writer, waits, .. } => {
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn begin_repeatable_later(&self) -> Result<Tx, Error> {
+        self.begin_waiting(false, Turn::Later).await
+    }
+
+    async fn begin_waiting(&self, wait: bool, turn: Turn) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Postgres(pool) => Tx::of(Open::Postgres(pool.begin().await?), Place::default()),
+            Self::Sqlite {
+                writer,
+                waits,
+                line,
+                ..
+            } => {
+                let place = line.place(turn).await?;
                 let mut connection = writer.acquire().await?;
                 if waits.load(Ordering::Relaxed) != wait {
                     let mode = if wait {
@@ -444,9 +526,10 @@ impl Db {
                 }
                 // Immediate: a read that later turns into a write would otherwise fail as busy.
                 let begin = Some("BEGIN IMMEDIATE".into_sql_str());
-                Open::Sqlite(sqlx::Transaction::begin(connection, begin).await?)
+                let open = Open::Sqlite(sqlx::Transaction::begin(connection, begin).await?);
+                Tx::of(open, place)
             }
-        }))
+        })
     }
 
     /// Reads outside a transaction.
@@ -486,7 +569,8 @@ impl Db {
                 fetch_postgres(&mut *pool.acquire().await?, statement, args).await
             }
             Self::Sqlite { .. } => {
-                let mut tx = self.begin_waiting(wait).await?;
+                let turn = if wait { Turn::Now } else { Turn::Soon };
+                let mut tx = self.begin_waiting(wait, turn).await?;
                 let rows = tx.fetch(statement, args).await?;
                 tx.commit().await?;
                 Ok(rows)
@@ -518,13 +602,15 @@ pub struct Tx {
     open: Open,
     /// Approvals of which it has ended members: whoever commits it counts them next.
     pub(super) to_settle: BTreeSet<ApprovalId>,
+    _place: Place,
 }
 
 impl Tx {
-    fn of(open: Open) -> Self {
+    fn of(open: Open, place: Place) -> Self {
         Self {
             open,
             to_settle: BTreeSet::new(),
+            _place: place,
         }
     }
 
@@ -664,11 +750,23 @@ mod tests {
         let s = Statement::new("SELECT 1 FROM {each:$2} JOIN {texts:$1} {skip_locked}");
         assert_eq!(
             s.postgres(),
-            "SELECT 1 FROM jsonb_array_elements($2::jsonb) AS r(value) JOIN jsonb_array_elements_text($1::jsonb) AS r(value) FOR UPDATE SKIP LOCKED"
+            "SELECT 1 FROM unnest(ARRAY(SELECT jsonb_array_elements($2::jsonb))) AS r(value) \
+             JOIN unnest(ARRAY(SELECT jsonb_array_elements_text($1::jsonb))) AS r(value) FOR UPDATE SKIP LOCKED"
         );
         assert_eq!(
             s.sqlite(),
             "SELECT 1 FROM json_each($2) AS r JOIN json_each($1) AS r "
+        );
+        let s = Statement::new(
+            "SELECT 1 FROM p JOIN u ON {since:p.user_id p.id u.id $2} WHERE p.id {in:$1}",
+        );
+        assert_eq!(
+            s.postgres(),
+            "SELECT 1 FROM p JOIN u ON (p.user_id, p.id) > (u.id, $2) WHERE p.id = ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb)))"
+        );
+        assert_eq!(
+            s.sqlite(),
+            "SELECT 1 FROM p JOIN u ON p.id > $2 WHERE p.id IN (SELECT value FROM json_each($1))"
         );
         let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
         assert_eq!(

@@ -21,7 +21,7 @@ static OPEN_PUSHES: Statement = Statement::new(
 );
 static WITHDRAW: Statement = Statement::new(
     "UPDATE deliveries SET state = 'withdrawn', reason = 'device_revoked', updated_at = $3
-     WHERE device_id = $2 AND push_id IN (SELECT r.value FROM {texts:$1}) AND state NOT IN ('answered', 'withdrawn', 'expired')
+     WHERE device_id = $2 AND push_id {in:$1} AND state NOT IN ('answered', 'withdrawn', 'expired')
      RETURNING *",
 );
 static CHANGE: Statement = Statement::new(

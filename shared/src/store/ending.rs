@@ -15,11 +15,11 @@ use serde_json::json;
 use std::collections::HashMap;
 
 static ALREADY_DONE: Statement = Statement::new(
-    "SELECT * FROM deliveries WHERE push_id IN (SELECT r.value FROM {texts:$1}) AND state IN ('answered', 'withdrawn', 'expired')",
+    "SELECT * FROM deliveries WHERE push_id {in:$1} AND state IN ('answered', 'withdrawn', 'expired')",
 );
 static CLOSE: Statement = Statement::new(
     "UPDATE deliveries SET state = $2, updated_at = $3
-     WHERE push_id IN (SELECT r.value FROM {texts:$1}) AND state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
+     WHERE push_id {in:$1} AND state NOT IN ('answered', 'withdrawn', 'expired') RETURNING *",
 );
 static CANCEL: Statement = Statement::new(
     "UPDATE pushes SET state = 'cancelled', reason = $3, ended_at = $4, escalate_at = NULL, fan_out_due = NULL
@@ -31,7 +31,7 @@ static CANCEL_OF_USER: Statement = Statement::new(
 );
 static FAIL: Statement = Statement::new(
     "UPDATE pushes SET state = 'failed', reason = $2, ended_at = $3, escalate_at = NULL, fan_out_due = NULL
-     WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
+     WHERE id {in:$1} AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 
 /// Ends the deliveries of pushes that this transaction has ended, notes the verdicts, promises to count the approvals that they belong to, and gives the messages that say so.

@@ -26,16 +26,16 @@ static PUT_RIGHT: Statement = Statement::new(
 );
 static RECENT: Statement = Statement::new(
     "SELECT p.user_id, p.rp, COUNT(*) AS n FROM {texts:$1} JOIN users u ON u.id = r.value
-     JOIN pushes p ON p.user_id = u.id AND p.id > $2 AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
+     JOIN pushes p ON p.user_id = u.id AND {since:p.user_id p.id u.id $2} AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
      WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown', 'fraud_lock') GROUP BY p.user_id, p.rp",
 );
 static OPEN: Statement = Statement::new(
-    "SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2
+    "SELECT id FROM pushes WHERE id {in:$1} AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2
        AND state IN ('accepted', 'pending') ORDER BY id {lock}",
 );
 static SUPERSEDE: Statement = Statement::new(
     "UPDATE pushes SET state = 'cancelled', reason = 'superseded', ended_at = $2, escalate_at = NULL, fan_out_due = NULL
-     WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
+     WHERE id {in:$1} AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 
 /// A push that somebody wants to send, and what is known of its user.

@@ -15,9 +15,8 @@ static LIST: Statement = Statement::new(
     "SELECT * FROM pushes WHERE store_id = $1 AND id < $2 AND ($3 IS NULL OR state = $3) AND ($4 IS NULL OR user_id = $4)
      ORDER BY id DESC LIMIT $5",
 );
-pub(super) static DELIVERIES: Statement = Statement::new(
-    "SELECT * FROM deliveries WHERE push_id IN (SELECT r.value FROM {texts:$1}) ORDER BY id",
-);
+pub(super) static DELIVERIES: Statement =
+    Statement::new("SELECT * FROM deliveries WHERE push_id {in:$1} ORDER BY id");
 
 /// A push as it lies in the database.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,9 +11,8 @@ static KEEP: Statement = Statement::new(
     "INSERT INTO proofs (push_id, device_id, device_key, proof) VALUES ($1, $2, $3, $4)",
 );
 static KEPT: Statement = Statement::new("SELECT * FROM proofs WHERE push_id = $1");
-static VERDICT: Statement = Statement::new(
-    "SELECT entry FROM audit_log WHERE push_id = $1 AND act IN (SELECT r.value FROM {texts:$2})",
-);
+static VERDICT: Statement =
+    Statement::new("SELECT entry FROM audit_log WHERE push_id = $1 AND act {in:$2}");
 static WAITING: Statement =
     Statement::new("SELECT id FROM audit_waiting WHERE push_id = $1 LIMIT 1");
 static FETCHED: Statement = Statement::new(

@@ -30,7 +30,7 @@ static DROP_ADDRESS: Statement = Statement::new(
      RETURNING devices.id",
 );
 static ESCALATE: Statement = Statement::new(
-    "UPDATE pushes SET target = $2, escalate_at = NULL, fan_out_due = $3 WHERE id IN (SELECT r.value FROM {texts:$1})
+    "UPDATE pushes SET target = $2, escalate_at = NULL, fan_out_due = $3 WHERE id {in:$1}
        AND COALESCE(escalate_at, 0) > 0 AND COALESCE(ended_at, 0) = 0 RETURNING id, store_id, lane",
 );
 
@@ -177,10 +177,14 @@ impl Store {
         results: &[Recorded],
         now: Millis,
     ) -> std::result::Result<(), Error> {
-        let mut tx = self.db.begin_repeatable().await?;
-        let mut messages = Vec::new();
         let (unwritten, written): (Vec<_>, Vec<_>) =
             results.iter().partition(|one| one.claimed.unwritten);
+        let mut tx = if unwritten.is_empty() {
+            self.db.begin_repeatable().await?
+        } else {
+            self.db.begin_repeatable_later().await?
+        };
+        let mut messages = Vec::new();
         let mut won = bulk::record(&mut tx, &unwritten, now, &mut messages).await?;
         won.extend(record_written(&mut tx, &written, now).await?);
         let (mut retries, mut gone, mut failed) = (Vec::new(), Vec::new(), HashSet::new());

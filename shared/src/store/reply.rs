@@ -8,9 +8,9 @@ use crate::message::{EVENT, Event, Message, Route};
 use std::collections::HashMap;
 
 static WANTED: Statement = Statement::new(
-    "SELECT id, reply_to, correlation_id, traceparent FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL
+    "SELECT id, reply_to, correlation_id, traceparent FROM pushes WHERE id {in:$1} AND reply_to IS NOT NULL
      UNION ALL
-     SELECT id, reply_to, correlation_id, traceparent FROM approvals WHERE id IN (SELECT r.value FROM {texts:$1}) AND reply_to IS NOT NULL",
+     SELECT id, reply_to, correlation_id, traceparent FROM approvals WHERE id {in:$1} AND reply_to IS NOT NULL",
 );
 static SEEN: Statement = Statement::new(
     "INSERT INTO inbox (event_id, seen_at) SELECT r.value, $2 FROM {texts:$1} WHERE true ON CONFLICT DO NOTHING RETURNING event_id",

@@ -42,9 +42,8 @@ static EXPIRE: Statement = expire_where!(
 static EXPIRING_CHUNKS: Statement = Statement::new(
     "SELECT id, pushes FROM backlog WHERE expire_due <= $1 ORDER BY expire_due LIMIT 1 {skip_locked}",
 );
-static EXPIRE_OF_CHUNK: Statement = expire_where!(
-    "id IN (SELECT r.value FROM {texts:$2}) AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 <= $1"
-);
+static EXPIRE_OF_CHUNK: Statement =
+    expire_where!("id {in:$2} AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 <= $1");
 static NEXT_OF_CHUNK: Statement = Statement::new(
     "UPDATE backlog SET expire_due =
        (SELECT MIN(p.expires_at) FROM {texts:$2} JOIN pushes p ON p.id = r.value WHERE COALESCE(p.ended_at, 0) = 0) WHERE id = $1",
@@ -105,7 +104,7 @@ impl Store {
 
     /// Ends pushes of one chunk whose time is over. `None`: no chunk is due; else how many.
     pub async fn expire_chunk(&self, now: Millis) -> Result<Option<usize>, Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let chunks = tx.fetch(&EXPIRING_CHUNKS, &[Arg::Int(now)]).await?;
         let Some(chunk) = chunks.first() else {
             return Ok(None);

@@ -32,8 +32,7 @@ static PROMISE: Statement = Statement::new(
     "INSERT INTO settlements (push_id, approval_id, due_at) SELECT r.value->>'push', r.value->>'approval', $2 FROM {each:$1} WHERE true
      ON CONFLICT DO NOTHING",
 );
-static KEPT: Statement =
-    Statement::new("DELETE FROM settlements WHERE push_id IN (SELECT r.value FROM {texts:$1})");
+static KEPT: Statement = Statement::new("DELETE FROM settlements WHERE push_id {in:$1}");
 static DUE: Statement = Statement::new(
     "UPDATE settlements SET due_at = $2 WHERE push_id IN
        (SELECT push_id FROM settlements WHERE due_at <= $1 ORDER BY due_at LIMIT $3 {skip_locked})

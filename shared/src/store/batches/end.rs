@@ -22,8 +22,7 @@ static LOOKED_AT: Statement = Statement::new(
          (SELECT 1 FROM {texts:k.pushes} JOIN pushes p ON p.id = r.value WHERE COALESCE(p.ended_at, 0) = 0) THEN 1 ELSE 0 END AS BIGINT) AS open
      FROM backlog k WHERE k.begun_at IS NOT NULL AND k.due_at <= $1 ORDER BY k.due_at LIMIT $2",
 );
-static DROP: Statement =
-    Statement::new("DELETE FROM backlog WHERE id IN (SELECT r.value FROM {texts:$1})");
+static DROP: Statement = Statement::new("DELETE FROM backlog WHERE id {in:$1}");
 static LATER: Statement = Statement::new(
     "UPDATE backlog SET due_at = CAST(r.value->>'due' AS BIGINT) FROM {each:$1} WHERE backlog.id = r.value->>'id'",
 );
@@ -45,7 +44,7 @@ static NEXT: Statement = Statement::new(
 );
 static CANCEL_THEM: Statement = Statement::new(
     "UPDATE pushes SET state = 'cancelled', reason = 'batch_cancelled', ended_at = $2, escalate_at = NULL
-     WHERE id IN (SELECT r.value FROM {texts:$1}) AND COALESCE(ended_at, 0) = 0 RETURNING *",
+     WHERE id {in:$1} AND COALESCE(ended_at, 0) = 0 RETURNING *",
 );
 static CANCELLED_TO: Statement =
     Statement::new("UPDATE batches SET cancelled_to = $2 WHERE id = $1");
@@ -132,7 +131,7 @@ impl Store {
             return Ok(false);
         };
         let id = batch.id.as_str();
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let held = tx.fetch(&HOLD, &[Arg::Text(id)]).await?;
         let Some(from) = held
             .first()
@@ -146,7 +145,7 @@ impl Store {
         let Some(last) = rows.last() else {
             drop(tx);
             let counts = to_json(&self.count_batch(&batch.id).await?);
-            let mut tx = self.db.begin().await?;
+            let mut tx = self.db.begin_later().await?;
             let args = [Arg::Text(id), Arg::Int(now), Arg::Text(&counts)];
             tx.fetch(&CANCELLED, &args).await?;
             tx.fetch(&DROP_OF, &[Arg::Text(id)]).await?;

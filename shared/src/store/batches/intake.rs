@@ -39,8 +39,7 @@ static ADD: Statement = Statement::new(
      FROM {rows:6 id user_id rp kind target nonce content content_hash idem_key idem_hash correlation_id line:int lifetime:int}
      WHERE true ON CONFLICT DO NOTHING",
 );
-static WHICH: Statement =
-    Statement::new("SELECT id FROM pushes WHERE id IN (SELECT r.value FROM {texts:$1})");
+static WHICH: Statement = Statement::new("SELECT id FROM pushes WHERE id {in:$1}");
 static ADD_CHUNKS: Statement = Statement::new(
     "INSERT INTO backlog (id, store_id, batch_id, pushes, first_line, row_count, bytes, lifetime, created_at, expire_due)
      SELECT r.value->>'id', $2, $3, r.value->>'pushes', CAST(r.value->>'line' AS BIGINT), CAST(r.value->>'rows' AS BIGINT),
@@ -281,7 +280,7 @@ impl Store {
         now: Millis,
     ) -> Result<Option<Took>, Error> {
         let batch = &upload.batch;
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let args = [
             Arg::Text(batch.id.as_str()),
             Arg::Text(&upload.token),

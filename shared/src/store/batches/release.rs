@@ -154,7 +154,7 @@ impl Store {
     ) -> Result<Released, Error> {
         let mut picks: Vec<_> = picks.iter().collect();
         picks.sort();
-        let mut tx = self.db.begin_repeatable().await?;
+        let mut tx = self.db.begin_repeatable_later().await?;
         let (mut messages, mut released) = (Vec::new(), Released::default());
         for (batch, chunks) in picks {
             let args = [Arg::Text(batch.as_str()), Arg::Int(now)];
@@ -218,7 +218,7 @@ impl Store {
         if self.db.fetch(&ANY_LOST, &[Arg::Int(now)]).await?.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let args = [Arg::Int(now), Arg::Int(CHUNKS), Arg::Int(MAX_LOST)];
         let rows = tx.fetch(&AGAIN, &args).await?;
         let messages = rows
