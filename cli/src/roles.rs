@@ -183,6 +183,7 @@ impl Ground {
             handover.clone(),
             committed,
         );
+        let handover = handover.beside(broker.in_database());
         Ok(Self {
             store: Store::new(db, handover),
             broker,
@@ -260,7 +261,7 @@ impl Running {
         listener: TcpListener,
     ) {
         let sqlite = settings.database_url.expose().starts_with("sqlite:");
-        let writers = if sqlite { 1 } else { 3 };
+        let writers = if sqlite { 1 } else { 2 };
         let waits = Waits::default();
         let (listening, broker, until) = (waits.clone(), self.broker.clone(), self.stop.clone());
         self.roles

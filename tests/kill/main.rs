@@ -252,6 +252,10 @@ async fn every_role_killed_at_each_of_its_points_loses_nothing() {
             ("waiter", "T1"),
             ("waiter", "T2"),
         ] {
+            // There jobs are rows of the queue already: nothing is left to the relay.
+            if (footing, point) == (Footing::Embedded, "R1") {
+                continue;
+            }
             let process = world.process_of(role);
             world.process(role).kill();
             world.start_role(process, Some(point)).await;

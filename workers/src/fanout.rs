@@ -39,7 +39,7 @@ const STEP: usize = 200;
 const REST: u32 = 3;
 /// How many results one record takes at most.
 const RECORD: usize = 500;
-/// How long results of a batch, for which nobody waits, are gathered before they are recorded.
+/// How long results are gathered before they are recorded: nobody waits for that, and one transaction for many costs little more than for one.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -109,12 +109,7 @@ impl FanOut {
         let places = Arc::new(Semaphore::new(self.limits.in_flight));
         let calls = TaskTracker::new();
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
-        let mut recorder = tokio::spawn(record(
-            self.store.clone(),
-            self.clock.clone(),
-            self.lane,
-            results,
-        ));
+        let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
         loop {
             let first = tokio::select! {
                 biased;
@@ -469,16 +464,11 @@ async fn write(store: &Store, clock: &SharedClock, results: &[Recorded]) -> bool
 }
 
 /// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
-async fn record(
-    store: Store,
-    clock: SharedClock,
-    lane: Lane,
-    mut results: mpsc::Receiver<Outcome>,
-) {
+async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
     let acks = TaskTracker::new();
     let mut batch = Vec::with_capacity(RECORD);
     while results.recv_many(&mut batch, RECORD).await > 0 {
-        if lane == Lane::Bulk && batch.len() < RECORD {
+        if batch.len() < RECORD {
             tokio::time::sleep(GATHER).await;
             while batch.len() < RECORD
                 && let Ok(more) = results.try_recv()

@@ -1,11 +1,13 @@
 //! The relay: moves promised messages from the outbox to the broker.
 //!
 //! The hot path does not poll: whoever commits hands the messages over with [`shared::store::Handover`], and they are published together with
-//! whatever else of their class has come in meanwhile. A message leaves the outbox only after its confirm. What a crash, a full broker or a
-//! lost confirm leaves behind is found by the sweep, once its lease has run out, and handed over again.
+//! whatever else of their class has come in meanwhile. A message leaves the outbox only after its confirm, and then together with others: the next
+//! ones are published meanwhile. What a crash, a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out, and
+//! handed over again.
 
 use shared::broker::{PublishError, SharedBroker};
 use shared::clock::SharedClock;
+use shared::id::MessageId;
 use shared::message::{Message, Route};
 use shared::store::{Committed, Error, Handover, LEASE, Outbox};
 use std::time::Duration;
@@ -14,6 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 /// How many messages one publish carries at most.
 const BATCH: usize = 500;
+/// How many confirmed messages may wait to be forgotten.
+const UNFORGOTTEN: usize = 2_000;
+/// How long confirmed messages are gathered before they leave the outbox.
+const GATHER: Duration = Duration::from_millis(20);
 /// How often leases that ran out are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
 
@@ -102,33 +108,42 @@ impl Relay {
 impl Publisher {
     /// Publishes what comes in until `stop`, and then what is there.
     async fn run(self, mut committed: mpsc::Receiver<Vec<Message>>, stop: CancellationToken) {
+        let (confirmed, to_forget) = mpsc::channel(UNFORGOTTEN);
+        let forgetting = tokio::spawn(forget(self.outbox.clone(), to_forget));
         loop {
             let first = tokio::select! {
                 first = committed.recv() => first,
                 () = stop.cancelled() => break,
             };
             match first {
-                Some(first) => self.publish(gather(first, &mut committed)).await,
-                None => return,
+                Some(first) => {
+                    let messages = gather(first, &mut committed);
+                    self.publish(messages, &confirmed).await;
+                }
+                None => break,
             }
         }
         while let Ok(first) = committed.try_recv() {
-            self.publish(gather(first, &mut committed)).await;
+            let messages = gather(first, &mut committed);
+            self.publish(messages, &confirmed).await;
         }
+        drop(confirmed);
+        // A panic in it was already shown; its messages are published once more.
+        forgetting.await.ok();
     }
 
-    /// Publishes `messages` and forgets the confirmed ones.
-    async fn publish(&self, messages: Vec<Message>) {
+    /// Publishes `messages` and has the confirmed ones forgotten.
+    async fn publish(&self, messages: Vec<Message>, to_forget: &mpsc::Sender<MessageId>) {
         let results = self.broker.publish(&messages).await;
         shared::crash::point("R1");
         let mut confirmed = Vec::with_capacity(messages.len());
         for (message, result) in messages.into_iter().zip(results) {
             match result {
-                Ok(()) => confirmed.push(message),
+                Ok(()) => confirmed.push(message.id),
                 // A reply queue that is gone does not come back by trying: an operator sees the message in the parking queue.
                 Err(PublishError::Unroutable) if matches!(message.route, Route::Direct(_)) => {
                     if self.park(&message).await {
-                        confirmed.push(message);
+                        confirmed.push(message.id);
                     }
                 }
                 Err(error) => {
@@ -138,11 +153,9 @@ impl Publisher {
         }
         metrics::counter!("countersign_messages_published_total", "result" => "confirmed")
             .increment(confirmed.len() as u64);
-        if let Err(error) = self.outbox.delete(&confirmed).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "confirmed messages stay in the outbox; they will be published once more"
-            );
+        for id in confirmed {
+            // It ends after this one.
+            to_forget.send(id).await.ok();
         }
     }
 
@@ -153,6 +166,28 @@ impl Publisher {
             ..message.clone()
         };
         matches!(self.broker.publish(&[parked]).await.first(), Some(Ok(())))
+    }
+}
+
+/// Deletes confirmed messages from the outbox, many at once. Ends with the last sender.
+async fn forget(outbox: Outbox, mut confirmed: mpsc::Receiver<MessageId>) {
+    let mut ids = Vec::with_capacity(UNFORGOTTEN);
+    while confirmed.recv_many(&mut ids, UNFORGOTTEN).await > 0 {
+        if ids.len() < BATCH {
+            tokio::time::sleep(GATHER).await;
+            while ids.len() < UNFORGOTTEN
+                && let Ok(more) = confirmed.try_recv()
+            {
+                ids.push(more);
+            }
+        }
+        if let Err(error) = outbox.delete(&ids).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "confirmed messages stay in the outbox; they will be published once more"
+            );
+        }
+        ids.clear();
     }
 }
 

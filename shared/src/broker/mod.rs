@@ -6,6 +6,7 @@
 mod embedded;
 pub mod rabbit;
 
+pub(crate) use embedded::Placed;
 pub use embedded::{DELIVERY_LIMIT, Embedded, LEASE};
 pub use rabbit::Rabbit;
 
@@ -164,6 +165,11 @@ pub trait Broker: Send + Sync + 'static {
 
     /// How full a queue is.
     async fn depth(&self, queue: Queue) -> Result<Depth, Error>;
+
+    /// The engine itself, if its queues lie in the store's own database.
+    fn in_database(&self) -> Option<Embedded> {
+        None
+    }
 
     /// Is the broker there and taking messages?
     async fn healthy(&self) -> bool;

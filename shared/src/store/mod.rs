@@ -125,10 +125,13 @@ impl Store {
         before: impl FnOnce() + Send,
         now: i64,
     ) -> Result<(), Error> {
-        Outbox::add(&mut tx, &messages, now + LEASE).await?;
+        let promised = self
+            .handover
+            .promise(&mut tx, messages, now + LEASE)
+            .await?;
         tx.commit().await?;
         before();
-        self.handover.published_soon(messages);
+        self.handover.keep(promised);
         Ok(())
     }
 }

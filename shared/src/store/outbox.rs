@@ -5,7 +5,9 @@
 //! Publishing twice is harmless, so deleting waits for the confirm and nothing else.
 
 use super::db::{Arg, Db, Error, Statement, Tx};
+use crate::broker::{Embedded, Placed};
 use crate::clock::Millis;
+use crate::id::MessageId;
 use crate::message::{EVENT_BATCH, Lane, Message, Route};
 use tokio::sync::mpsc;
 
@@ -42,9 +44,18 @@ impl Class {
     }
 }
 
-/// Takes committed messages from those who wrote them to the relay of the same process.
+/// Takes messages from those who promise them to whoever sends them on: the relay of the same process, or a queue in the same database.
 #[derive(Clone)]
-pub struct Handover([mpsc::Sender<Vec<Message>>; 3]);
+pub struct Handover {
+    relay: [mpsc::Sender<Vec<Message>>; 3],
+    queue: Option<Embedded>,
+}
+
+/// Messages promised by a transaction that is not committed yet.
+pub(super) struct Promised {
+    placed: Option<Placed>,
+    rest: Vec<Message>,
+}
 
 /// Where the relay gets them: one end for each class.
 pub type Committed = [mpsc::Receiver<Vec<Message>>; 3];
@@ -53,7 +64,41 @@ impl Handover {
     /// The two ends.
     pub fn channel() -> (Self, Committed) {
         let [one, two, three] = Class::ALL.map(|_| mpsc::channel(WAITING));
-        (Self([one.0, two.0, three.0]), [one.1, two.1, three.1])
+        let relay = [one.0, two.0, three.0];
+        let all = Self { relay, queue: None };
+        (all, [one.1, two.1, three.1])
+    }
+
+    /// The same, beside a queue in the store's own database, if there is one: what that takes goes into it at once, without outbox and relay.
+    pub fn beside(self, queue: Option<Embedded>) -> Self {
+        Self { queue, ..self }
+    }
+
+    /// Writes `messages` as part of `tx`. Those that the relay publishes have a lease until `lease_until`.
+    pub(super) async fn promise(
+        &self,
+        tx: &mut Tx,
+        messages: Vec<Message>,
+        lease_until: Millis,
+    ) -> Result<Promised, Error> {
+        let at_once = |one: &Message| self.queue.as_ref().is_some_and(|queue| queue.places(one));
+        let (own, rest): (Vec<_>, Vec<_>) = messages.into_iter().partition(at_once);
+        let placed = match &self.queue {
+            Some(queue) if !own.is_empty() => Some(queue.place(tx, own).await?),
+            _ => None,
+        };
+        Outbox::add(tx, &rest, lease_until).await?;
+        Ok(Promised { placed, rest })
+    }
+
+    /// Sends on what was promised, after the commit. Never waits.
+    pub(super) fn keep(&self, promised: Promised) {
+        if let (Some(queue), Some(placed)) = (&self.queue, promised.placed) {
+            let count = queue.hand_out(placed);
+            metrics::counter!("countersign_messages_published_total", "result" => "confirmed")
+                .increment(count as u64);
+        }
+        self.published_soon(promised.rest);
     }
 
     /// Hands over messages whose transaction is committed. Never waits.
@@ -62,7 +107,7 @@ impl Handover {
         for message in committed {
             classes[Class::of(&message) as usize].push(message);
         }
-        for (to, messages) in self.0.iter().zip(classes) {
+        for (to, messages) in self.relay.iter().zip(classes) {
             if !messages.is_empty() && to.try_send(messages).is_err() {
                 tracing::warn!("the relay is behind or gone; a sweep will publish these messages");
             }
@@ -71,7 +116,7 @@ impl Handover {
 
     /// Is there so much to publish already that a sweep would only add to it?
     pub fn is_behind(&self) -> bool {
-        self.0.iter().any(|to| to.capacity() < WAITING / 2)
+        self.relay.iter().any(|to| to.capacity() < WAITING / 2)
     }
 }
 
@@ -84,8 +129,7 @@ static TAKE: Statement = Statement::new(
        (SELECT id FROM outbox WHERE lease_until <= $1 ORDER BY lease_until LIMIT $3 {skip_locked})
      RETURNING id, message",
 );
-static DELETE: Statement =
-    Statement::new("DELETE FROM outbox WHERE id IN (SELECT r.value FROM {texts:$1})");
+static DELETE: Statement = Statement::new("DELETE FROM outbox WHERE id {in:$1}");
 static COUNT: Statement = Statement::new("SELECT COUNT(*) AS n FROM outbox");
 
 /// The outbox of one database.
@@ -151,12 +195,11 @@ impl Outbox {
     }
 
     /// Forgets messages that the broker has confirmed.
-    pub async fn delete(&self, confirmed: &[Message]) -> Result<(), Error> {
+    pub async fn delete(&self, confirmed: &[MessageId]) -> Result<(), Error> {
         if confirmed.is_empty() {
             return Ok(());
         }
-        let ids: Vec<_> = confirmed.iter().map(|m| m.id.as_str()).collect();
-        let ids = serde_json::json!(ids).to_string();
+        let ids = super::to_json(&confirmed);
         let args = [Arg::Text(&ids)];
         self.db.write_repeatable(&DELETE, &args).await.map(|_| ())
     }

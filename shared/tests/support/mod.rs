@@ -111,6 +111,14 @@ pub(crate) async fn rabbit(limit: Option<u32>) -> Option<Bed> {
 }
 
 impl Bed {
+    /// The database that the embedded engine's queues lie in.
+    pub(crate) fn database(&self) -> &Db {
+        match &self.engine {
+            Engine::Embedded { db, .. } => db,
+            Engine::Rabbit { .. } => panic!("RabbitMQ has a database of its own"),
+        }
+    }
+
     pub(crate) async fn send(&self, route: Route) -> Message {
         let sent = message(route);
         let said = self.broker.publish(std::slice::from_ref(&sent)).await;

@@ -5,7 +5,11 @@ use super::settling::Leased;
 use super::{IDLE, Inner};
 use crate::message::Message;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+
+/// How often the table is looked at while rows come from memory.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Nothing to settle but the place in the prefetch window: the event is in memory only.
 struct Volatile(Mutex<Option<OwnedSemaphorePermit>>);
@@ -31,32 +35,38 @@ pub(super) async fn feed(
     window: Arc<Semaphore>,
     to: mpsc::Sender<Delivery>,
 ) {
+    let mut looked = Instant::now();
     loop {
         let Some(first) = place(&inner, &window).await else {
             return;
         };
         // Armed before the look: a publish in between then rings it.
-        let bell = inner.bell.notified();
+        let bell = inner.lines.bell(&queue).notified();
         tokio::pin!(bell);
         bell.as_mut().enable();
         let room = window.available_permits() + 1;
-        let taken = inner.take(&queue, room).await;
-        let failed = taken.is_err();
-        let taken = taken.unwrap_or_else(|error| {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the embedded queue could not be read"
-            );
-            Vec::new()
-        });
+        let mut taken = inner.lines.take(&queue, room, inner.clock.now());
+        let mut nap = Duration::ZERO;
+        // Rows that are due by themselves wait no longer for those that come from memory.
+        if taken.is_empty() || looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            nap = inner.nap(&queue).await;
+            if nap.is_zero() {
+                match inner.take(&queue, room - taken.len()).await {
+                    Ok(more) => taken.extend(more),
+                    Err(error) => {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the embedded queue could not be read"
+                        );
+                        // A row that is due says nothing about when a disk has room again.
+                        nap = IDLE;
+                    }
+                }
+            }
+        }
         if taken.is_empty() {
             drop(first);
-            // A row that is due says nothing about when a disk has room again.
-            let nap = if failed {
-                IDLE
-            } else {
-                inner.nap(&queue).await
-            };
             tokio::select! {
                 () = bell => {}
                 () = tokio::time::sleep(nap) => {}

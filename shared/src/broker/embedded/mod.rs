@@ -6,17 +6,25 @@
 //! holds now. Nothing renews a lease: a delivery must be settled within [`LEASE`].
 //!
 //! Settling is grouped: while one transaction commits, the settlements that come in wait and share the next one.
+//!
+//! What the store promises goes into the queue with the transaction that promises it ([`Embedded::place`]), already leased if a consumer has room,
+//! and is handed to that consumer from memory once it is committed ([`Embedded::hand_out`]): no outbox, no second transaction, no look. A process
+//! that dies in between leaves leased rows, which the next one frees as it starts.
 
 mod feed;
+mod line;
 mod settling;
 
 use super::{Broker, Delivery, Depth, Error, PublishError, Queue, may_be_aimed_at};
 use crate::clock::{Millis, SharedClock};
 use crate::message::{Lane, Message, Route};
-use crate::store::db::{Arg, Db, Error as StoreError, Statement};
+use crate::store::db::{Arg, Db, Error as StoreError, Row, Statement, Tx};
+use line::{Leased, Lines};
+use serde_json::json;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +40,11 @@ const OWN_BUFFER: usize = 65_536;
 static ADD: Statement = Statement::new(
     "INSERT INTO queue_messages (queue, message, visible_at, deliveries)
      SELECT r.value->>'queue', r.value->>'message', CAST(r.value->>'visible_at' AS BIGINT), 0 FROM {each:$1}",
+);
+static PLACE: Statement = Statement::new(
+    "INSERT INTO queue_messages (queue, message, visible_at, deliveries)
+     SELECT r.value->>'queue', r.value->>'message', CAST(r.value->>'visible_at' AS BIGINT), CAST(r.value->>'deliveries' AS BIGINT) FROM {each:$1}
+     WHERE true RETURNING id, queue, message, deliveries",
 );
 static TAKE: Statement = Statement::new(
     "UPDATE queue_messages SET visible_at = $3, deliveries = deliveries + 1 WHERE id IN
@@ -71,6 +84,25 @@ fn jobs(lane: Lane) -> &'static str {
     }
 }
 
+/// The queues that get a message.
+fn queues_of(route: &Route) -> impl Iterator<Item = &'static str> {
+    let (one, other) = match route {
+        Route::Jobs(lane) | Route::Later(_, lane) => (Some(jobs(*lane)), None),
+        Route::Status(_) => (
+            Some(name(&Queue::StatusWait)),
+            Some(name(&Queue::StatusForward)),
+        ),
+        Route::Parking(_) => (Some(name(&Queue::Parking)), None),
+        Route::External(_) | Route::Direct(_) => (None, None),
+    };
+    one.into_iter().chain(other)
+}
+
+/// Until when a row that is handed out now is its consumer's.
+fn until(now: Millis) -> Millis {
+    now + LEASE.as_millis() as Millis
+}
+
 /// One row to come.
 struct New {
     queue: &'static str,
@@ -81,8 +113,7 @@ struct New {
 struct Inner {
     db: Db,
     clock: SharedClock,
-    /// Rung at every publish and every release.
-    bell: Notify,
+    lines: Lines,
     own: broadcast::Sender<Message>,
     settler: OnceLock<mpsc::Sender<settling::Settling>>,
     /// How many messages may wait in a queue of jobs.
@@ -106,7 +137,7 @@ impl Embedded {
         Self(Arc::new(Inner {
             db,
             clock,
-            bell: Notify::new(),
+            lines: Lines::default(),
             own: broadcast::channel(OWN_BUFFER).0,
             settler: OnceLock::new(),
             max_length,
@@ -114,23 +145,79 @@ impl Embedded {
             tasks: TaskTracker::new(),
         }))
     }
+
+    /// Is this a message that [`Embedded::place`] takes?
+    pub(crate) fn places(&self, message: &Message) -> bool {
+        // A refusal needs somebody who keeps the message and tries again: the outbox.
+        let route = &message.route;
+        self.0.max_length.is_none()
+            && matches!(route, Route::Jobs(_) | Route::Later(..) | Route::Status(_))
+    }
+
+    /// Puts messages into the queue as part of `tx`, which is one of the queue's own database.
+    pub(crate) async fn place(
+        &self,
+        tx: &mut Tx,
+        messages: Vec<Message>,
+    ) -> Result<Placed, StoreError> {
+        let (now, mut rows) = (self.0.clock.now(), Vec::new());
+        let mut room: HashMap<&str, usize> = HashMap::new();
+        // Those that are placed are never refused.
+        for new in messages
+            .iter()
+            .flat_map(|one| self.0.rows(one).unwrap_or_default())
+        {
+            let room = room
+                .entry(new.queue)
+                .or_insert_with(|| self.0.lines.room(new.queue));
+            let leased = new.visible_at <= now && *room > 0;
+            *room -= usize::from(leased);
+            let visible_at = if leased { until(now) } else { new.visible_at };
+            rows.push(json!({"queue": new.queue, "message": new.text, "visible_at": visible_at, "deliveries": i64::from(leased)}));
+        }
+        let mut placed = Placed {
+            messages,
+            leased: Vec::new(),
+        };
+        let text = serde_json::Value::Array(rows).to_string();
+        for row in tx.fetch(&PLACE, &[Arg::Text(&text)]).await? {
+            let taken = Taken::of(&row)?;
+            if taken.deliveries > 0 {
+                let queue = line::number(&row.text("queue")?);
+                placed.leased.push(Leased {
+                    queue,
+                    until: until(now),
+                    taken,
+                });
+            }
+        }
+        Ok(placed)
+    }
+
+    /// Hands out what was placed by a transaction that is committed. Says how many messages.
+    pub(crate) fn hand_out(&self, placed: Placed) -> usize {
+        self.0.lines.hand_out(placed.leased);
+        self.0.tell(&placed.messages);
+        placed.messages.len()
+    }
+}
+
+/// Messages in the queue by a transaction that is not committed yet.
+#[derive(Default)]
+pub(crate) struct Placed {
+    messages: Vec<Message>,
+    leased: Vec<Leased>,
 }
 
 impl Inner {
     /// The rows that a message becomes; `Err` when no queue takes it.
     fn rows(&self, message: &Message) -> Result<Vec<New>, PublishError> {
         let now = self.clock.now();
-        let (queues, visible_at): (&[&'static str], Millis) = match &message.route {
-            Route::Jobs(lane) => (&[jobs(*lane)], now),
-            Route::Later(retry, lane) => (&[jobs(*lane)], now + i64::from(retry.seconds) * 1000),
-            Route::Status(_) => (
-                &[name(&Queue::StatusWait), name(&Queue::StatusForward)],
-                now,
-            ),
-            Route::Parking(_) => (&[name(&Queue::Parking)], now),
-            Route::External(_) => (&[], now),
+        let visible_at = match &message.route {
+            Route::Later(retry, _) => now + i64::from(retry.seconds) * 1000,
             Route::Direct(queue) if may_be_aimed_at(queue) => return Err(PublishError::Unroutable),
             Route::Direct(_) => return Err(PublishError::Refused),
+            _ => now,
         };
         // Texts, numbers and bytes only: this cannot fail to serialise.
         let text = match &message.route {
@@ -142,12 +229,27 @@ impl Inner {
             _ => serde_json::to_string(message),
         }
         .unwrap_or_default();
-        let new = |queue: &&'static str| New {
+        let new = |queue| New {
             queue,
             text: text.clone(),
             visible_at,
         };
-        Ok(queues.iter().map(new).collect())
+        Ok(queues_of(&message.route).map(new).collect())
+    }
+
+    /// Tells the consumers of messages that are in their queues.
+    fn tell(&self, messages: &[Message]) {
+        let mut queues = BTreeSet::new();
+        for message in messages {
+            if matches!(message.route, Route::Status(_)) {
+                // An error here says that nobody listens.
+                self.own.send(message.clone()).ok();
+            }
+            queues.extend(queues_of(&message.route));
+        }
+        for queue in queues {
+            self.lines.ring(queue);
+        }
     }
 
     /// Writes the rows of all messages in one transaction. A message that finds its queue full is refused.
@@ -183,7 +285,7 @@ impl Inner {
         }
         let rows: Vec<_> = kept
             .iter()
-            .map(|new| serde_json::json!({"queue": new.queue, "message": new.text, "visible_at": new.visible_at}))
+            .map(|new| json!({"queue": new.queue, "message": new.text, "visible_at": new.visible_at}))
             .collect();
         let text = serde_json::Value::Array(rows).to_string();
         tx.fetch(&ADD, &[Arg::Text(&text)]).await?;
@@ -192,7 +294,6 @@ impl Inner {
 
     async fn take(&self, queue: &Queue, limit: usize) -> Result<Vec<Taken>, StoreError> {
         let now = self.clock.now();
-        let until = now + LEASE.as_millis() as Millis;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self
             .db
@@ -201,20 +302,12 @@ impl Inner {
                 &[
                     Arg::Text(name(queue)),
                     Arg::Int(now),
-                    Arg::Int(until),
+                    Arg::Int(until(now)),
                     Arg::Int(limit),
                 ],
             )
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(Taken {
-                    id: row.int("id")?,
-                    text: row.text("message")?,
-                    deliveries: row.int("deliveries")?,
-                })
-            })
-            .collect()
+        rows.iter().map(Taken::of).collect()
     }
 
     async fn park(&self, taken: &Taken, mut message: Message) -> Result<(), StoreError> {
@@ -230,7 +323,7 @@ impl Inner {
             Arg::Int(self.clock.now()),
         ];
         self.db.write_repeatable(&MOVE, &args).await?;
-        self.bell.notify_waiters();
+        self.lines.ring(name(&Queue::Parking));
         Ok(())
     }
 
@@ -243,8 +336,7 @@ impl Inner {
             Err(_) => None,
         };
         next.map_or(IDLE, |at| {
-            Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(1).max(1))
-                .min(IDLE)
+            Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0)).min(IDLE)
         })
     }
 }
@@ -253,6 +345,16 @@ struct Taken {
     id: i64,
     text: String,
     deliveries: i64,
+}
+
+impl Taken {
+    fn of(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.int("id")?,
+            text: row.text("message")?,
+            deliveries: row.int("deliveries")?,
+        })
+    }
 }
 
 #[async_trait::async_trait]
@@ -285,14 +387,7 @@ impl Broker for Embedded {
                 .for_each(|result| *result = Err(PublishError::Unknown));
             return results;
         }
-        for message in batch
-            .iter()
-            .filter(|message| matches!(message.route, Route::Status(_)))
-        {
-            // An error here says that nobody listens.
-            self.0.own.send(message.clone()).ok();
-        }
-        self.0.bell.notify_waiters();
+        self.0.tell(batch);
         results
     }
 
@@ -308,6 +403,7 @@ impl Broker for Embedded {
             let from = inner.own.subscribe();
             self.0.tasks.spawn(feed::feed_own(inner, from, window, to));
         } else {
+            inner.lines.joined(&queue, &window);
             self.0.tasks.spawn(feed::feed(inner, queue, window, to));
         }
         Ok(receiver)
@@ -330,6 +426,10 @@ impl Broker for Embedded {
             ready: count("ready")?,
             unacked: count("unacked")?,
         })
+    }
+
+    fn in_database(&self) -> Option<Embedded> {
+        Some(self.clone())
     }
 
     async fn healthy(&self) -> bool {

@@ -47,7 +47,7 @@ impl Inner {
             }
         };
         if all.iter().any(|one| one.how == Settle::Requeue) {
-            self.bell.notify_waiters();
+            self.lines.ring_all();
         }
         for one in all {
             // Whoever asked may be gone; the message is settled all the same.
