@@ -136,14 +136,12 @@ impl Bed {
     }
 
     async fn claim(&self, job: &Job, now: Millis) {
-        let wanted = Wanted {
-            chunks: vec![Chunk {
-                id: job.chunk.clone().unwrap(),
-                pushes: job.pushes.clone(),
-            }],
-            ..Wanted::default()
+        let chunk = Chunk {
+            id: job.chunk.clone().unwrap(),
+            pushes: job.pushes.clone(),
         };
-        self.store.claim(&wanted, now, 30_000).await.unwrap();
+        let claim = self.store.claim_chunks(&[chunk], now, 30_000);
+        claim.await.unwrap();
     }
 
     async fn end(self) {

@@ -147,11 +147,8 @@ impl Bed {
     }
 
     async fn take(&self, chunk: &Chunk, now: Millis) -> Vec<Claimed> {
-        let wanted = Wanted {
-            chunks: vec![chunk.clone()],
-            ..Wanted::default()
-        };
-        self.claim(wanted, now).await
+        let chunks = std::slice::from_ref(chunk);
+        self.store.claim_chunks(chunks, now, LEASE).await.unwrap()
     }
 
     async fn deliveries(&self, push: &PushId) -> Vec<DeliveryRow> {

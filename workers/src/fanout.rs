@@ -51,6 +51,8 @@ pub struct Limits {
     pub prefetch: u16,
     /// Calls under way.
     pub in_flight: usize,
+    /// Claims under way: while one waits for the database, the calls of another are made.
+    pub claims: u32,
 }
 
 impl Limits {
@@ -60,16 +62,19 @@ impl Limits {
             Lane::Interactive => Self {
                 prefetch: 256,
                 in_flight: 1_000,
+                claims: 1,
             },
             Lane::Bulk => Self {
-                prefetch: 8,
+                prefetch: 16,
                 in_flight: 2_000,
+                claims: 2,
             },
         }
     }
 }
 
 /// The fan-out of one lane.
+#[derive(Clone)]
 pub struct FanOut {
     /// The database.
     pub store: Store,
@@ -95,6 +100,20 @@ struct Open {
     missed: AtomicBool,
 }
 
+/// Jobs that are claimed together.
+#[derive(Default)]
+struct Group {
+    jobs: Vec<(Job, Delivery)>,
+    size: usize,
+}
+
+/// What several jobs ask for.
+#[derive(Default)]
+struct Asked {
+    wanted: Wanted,
+    chunks: Vec<Chunk>,
+}
+
 /// What came of one claimed delivery; nothing when it was left to its lease.
 type Outcome = (Option<Recorded>, Arc<Open>);
 
@@ -107,10 +126,15 @@ impl FanOut {
         };
         let mut jobs = self.broker.consume(queue, self.limits.prefetch).await?;
         let places = Arc::new(Semaphore::new(self.limits.in_flight));
-        let calls = TaskTracker::new();
+        let turns = Arc::new(Semaphore::new(self.limits.claims as usize));
+        let (claims, calls) = (TaskTracker::new(), TaskTracker::new());
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
         let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
         loop {
+            // Who gives way does one thing at a time.
+            let turn = Arc::clone(&turns).acquire_many_owned(self.turns());
+            // Never closed.
+            let Ok(turn) = turn.await else { break };
             let first = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -126,8 +150,15 @@ impl FanOut {
                 self.store.courtesy().somebody_waits();
             }
             crash::point("W1");
-            self.work(batch, &places, &calls, &outcomes, &stop).await;
+            let (fan_out, places, stop) = (self.clone(), Arc::clone(&places), stop.clone());
+            let (calls, outcomes) = (calls.clone(), outcomes.clone());
+            claims.spawn(async move {
+                fan_out.work(batch, &places, &calls, &outcomes, &stop).await;
+                drop(turn);
+            });
         }
+        claims.close();
+        claims.wait().await;
         drop(jobs);
         calls.close();
         calls.wait().await;
@@ -145,8 +176,8 @@ impl FanOut {
         outcomes: &mpsc::Sender<Outcome>,
         stop: &CancellationToken,
     ) {
-        let mut group: Vec<(Job, Delivery)> = Vec::new();
-        let mut size = 0;
+        // A chunk is claimed in its own way.
+        let mut groups = [Group::default(), Group::default()];
         for delivery in batch {
             let decoded = match &delivery.message {
                 Ok(message) => Job::decode(message).map_err(|error| error.to_string()),
@@ -154,29 +185,40 @@ impl FanOut {
             };
             match decoded {
                 Ok(job) => {
-                    size += job.pushes.len() + job.retries.len();
-                    group.push((job, delivery));
+                    let group = &mut groups[usize::from(job.chunk.is_some())];
+                    group.size += job.pushes.len() + job.retries.len();
+                    group.jobs.push((job, delivery));
+                    if group.size >= self.step() {
+                        let full = std::mem::take(group);
+                        self.send(full.jobs, places, calls, outcomes, stop).await;
+                    }
                 }
                 Err(reason) => self.park(&delivery, &reason).await,
             }
-            if size >= self.step() {
-                let full = std::mem::take(&mut group);
-                size = 0;
-                self.send(full, places, calls, outcomes, stop).await;
+        }
+        for group in groups {
+            if !group.jobs.is_empty() {
+                self.send(group.jobs, places, calls, outcomes, stop).await;
             }
         }
-        if !group.is_empty() {
-            self.send(group, places, calls, outcomes, stop).await;
+    }
+
+    fn gives_way(&self) -> bool {
+        self.lane == Lane::Bulk && self.store.courtesy().is_asked()
+    }
+
+    /// How many of the turns one claim takes.
+    fn turns(&self) -> u32 {
+        if self.gives_way() {
+            self.limits.claims
+        } else {
+            1
         }
     }
 
     /// How much one claim takes.
     fn step(&self) -> usize {
-        if self.lane == Lane::Bulk && self.store.courtesy().is_asked() {
-            STEP
-        } else {
-            CLAIM
-        }
+        if self.gives_way() { STEP } else { CLAIM }
     }
 
     /// Sets aside what is no job, with the reason, and forgets it.
@@ -200,7 +242,7 @@ impl FanOut {
         outcomes: &mpsc::Sender<Outcome>,
         stop: &CancellationToken,
     ) {
-        let (wanted, owners, jobs) = gathered(group);
+        let (asked, owners, jobs) = gathered(group);
         // Claimed is only what can be called soon.
         let Ok(room) = places.acquire().await else {
             return;
@@ -208,7 +250,7 @@ impl FanOut {
         drop(room);
         let until = self.clock.now() + LEASE - CALL;
         let began = Instant::now();
-        let claimed = match self.claim(&wanted, stop).await {
+        let claimed = match self.claim(&asked, stop).await {
             Some(Ok(claimed)) => claimed,
             Some(Err(reason)) if jobs.len() == 1 => {
                 for (job, _) in &jobs {
@@ -288,12 +330,19 @@ impl FanOut {
     /// Claims, however long the database is away; `None` at shutdown, an error where waiting cannot help.
     async fn claim(
         &self,
-        wanted: &Wanted,
+        Asked { wanted, chunks }: &Asked,
         stop: &CancellationToken,
     ) -> Option<Result<Vec<Claimed>, String>> {
         loop {
-            match self.store.claim(wanted, self.clock.now(), LEASE).await {
-                Ok(claim) => return Some(Ok(claim.claimed)),
+            let now = self.clock.now();
+            let claimed = if chunks.is_empty() {
+                let claim = self.store.claim(wanted, now, LEASE).await;
+                claim.map(|claim| claim.claimed)
+            } else {
+                self.store.claim_chunks(chunks, now, LEASE).await
+            };
+            match claimed {
+                Ok(claimed) => return Some(Ok(claimed)),
                 Err(error) if error.is_permanent() => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -322,11 +371,11 @@ impl FanOut {
 fn gathered(
     group: Vec<(Job, Delivery)>,
 ) -> (
-    Wanted,
+    Asked,
     HashMap<String, usize>,
     Vec<(Delivery, Option<ChunkId>)>,
 ) {
-    let mut wanted = Wanted::default();
+    let mut asked = Asked::default();
     let mut owners: HashMap<String, usize> = HashMap::new();
     let mut jobs = Vec::with_capacity(group.len());
     for (n, (job, delivery)) in group.into_iter().enumerate() {
@@ -336,17 +385,17 @@ fn gathered(
         for retry in &job.retries {
             owners.entry(retry.delivery.to_string()).or_insert(n);
         }
-        wanted.retries.extend(job.retries);
+        asked.wanted.retries.extend(job.retries);
         match job.chunk.clone() {
-            Some(id) => wanted.chunks.push(Chunk {
+            Some(id) => asked.chunks.push(Chunk {
                 id,
                 pushes: job.pushes,
             }),
-            None => wanted.pushes.extend(job.pushes),
+            None => asked.wanted.pushes.extend(job.pushes),
         }
         jobs.push((delivery, job.chunk));
     }
-    (wanted, owners, jobs)
+    (asked, owners, jobs)
 }
 
 /// Calls the provider once and decides what follows.

@@ -12,7 +12,7 @@ use serde_json::json;
 use shared::clock::{Clock as _, SystemClock};
 use shared::message::Lane;
 use shared::store::db::{Row, Statement};
-use shared::store::{Begun, NewBatch, Store, Taken};
+use shared::store::{Begun, NewBatch, PART, Store, Taken};
 use simulator::Gateway;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +21,6 @@ use tokio::task::JoinSet;
 
 /// How many pushes one transaction takes.
 const CHUNK: usize = 200;
-/// How many lines of an upload one transaction takes, as in the API.
-const PART: usize = 400;
 /// How long one run may take.
 const PATIENCE: Duration = Duration::from_mins(2);
 

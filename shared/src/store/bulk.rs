@@ -7,11 +7,12 @@
 //! claim: push accepted -> pending, chunk due at the end of the lease -> call -> record: delivery inserted, all of the chunk: no longer due
 //! ```
 //!
+//! Whom to ask is read after the commit of the claim; only what is not sent (nobody to ask, a device without an address) needs a second transaction.
 //! A second job of the same chunk finds no `accepted` push and claims nothing. What a dead worker had claimed and not recorded is found when the
 //! chunk is due: an ordinary job then writes those deliveries as `sending`, and whoever wrote first keeps them, since a late result of the first
 //! worker changes no delivery that has an attempt.
 
-use super::claim::{self, Claimed, Plan};
+use super::claim::{self, ASKED, Claimed, Plan};
 use super::db::{Arg, Error, Rows, Statement, Tx};
 use super::ending::end_of_deliveries;
 use super::record::{Recorded, standing};
@@ -75,44 +76,6 @@ pub struct Chunk {
     pub id: ChunkId,
     /// Its pushes.
     pub pushes: Vec<PushId>,
-}
-
-/// Claims the pushes of released chunks that no worker has had.
-pub(super) async fn fan_out(
-    tx: &mut Tx,
-    chunks: &[Chunk],
-    now: Millis,
-    lease: Millis,
-    messages: &mut Vec<Message>,
-) -> Result<Vec<Claimed>, Error> {
-    let ids: Vec<_> = chunks.iter().map(|chunk| &chunk.id).collect();
-    let args = [
-        Arg::Text(&to_json(&ids)),
-        Arg::Int(now),
-        Arg::Int(now + lease + GRACE),
-    ];
-    tx.fetch(&TAKE_CHUNKS, &args).await?;
-    let mut pushes: Vec<&PushId> = chunks.iter().flat_map(|chunk| &chunk.pushes).collect();
-    pushes.sort();
-    pushes.dedup();
-    claim::lock(tx, &pushes).await?;
-    let args = [Arg::Text(&to_json(&pushes)), Arg::Int(now)];
-    let open = tx.fetch(&BEGIN, &args).await?;
-    let Plan {
-        send,
-        rows,
-        nobody,
-        blocked,
-        escalated,
-    } = claim::planned(tx, &open, false).await?;
-    for (pushes, reason) in [(nobody, "no_devices"), (blocked, "user_blocked")] {
-        if !pushes.is_empty() {
-            messages.extend(ending::fail(tx, &pushes, reason, now).await?);
-        }
-    }
-    claim::widen(tx, &escalated).await?;
-    claim::write(tx, &rows, now, lease).await?;
-    Ok(send)
 }
 
 /// Writes the results of claims without a row. Gives those deliveries that stand as recorded and were not sent.
@@ -215,6 +178,78 @@ async fn tell_late(
 }
 
 impl Store {
+    /// Claims the pushes of released chunks that no worker has had: the calls to make.
+    pub async fn claim_chunks(
+        &self,
+        chunks: &[Chunk],
+        now: Millis,
+        lease: Millis,
+    ) -> Result<Vec<Claimed>, Error> {
+        let ids: Vec<_> = chunks.iter().map(|chunk| &chunk.id).collect();
+        let mut pushes: Vec<&PushId> = chunks.iter().flat_map(|chunk| &chunk.pushes).collect();
+        pushes.sort();
+        pushes.dedup();
+        let (ids, all) = (to_json(&ids), to_json(&pushes));
+        let mut tx = self.db.begin_repeatable_later().await?;
+        let args = [
+            Arg::Text(&ids),
+            Arg::Int(now),
+            Arg::Int(now + lease + GRACE),
+        ];
+        tx.fetch(&TAKE_CHUNKS, &args).await?;
+        claim::lock(&mut tx, &pushes).await?;
+        let args = [Arg::Text(&all), Arg::Int(now)];
+        let open = claim::ids_of(&tx.fetch(&BEGIN, &args).await?)?;
+        tx.commit().await?;
+        if open.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Whom to ask is looked up while others write.
+        let asked = self.db.fetch(&ASKED, &[Arg::Text(&to_json(&open))]).await?;
+        let plan = claim::planned(&asked, false)?;
+        if plan.rows.count() > 0
+            || !(plan.nobody.is_empty() && plan.blocked.is_empty() && plan.escalated.is_empty())
+        {
+            return self.leave_out(plan, now, lease).await;
+        }
+        Ok(plan.send)
+    }
+
+    /// Writes who is not asked, and gives the calls to make.
+    async fn leave_out(
+        &self,
+        plan: Plan,
+        now: Millis,
+        lease: Millis,
+    ) -> Result<Vec<Claimed>, Error> {
+        let Plan {
+            send,
+            rows,
+            skipped,
+            nobody,
+            blocked,
+            escalated,
+        } = plan;
+        let mut touched: Vec<&PushId> = [&skipped, &nobody, &blocked, &escalated]
+            .into_iter()
+            .flatten()
+            .collect();
+        touched.sort();
+        touched.dedup();
+        let mut tx = self.db.begin_repeatable_later().await?;
+        claim::lock(&mut tx, &touched).await?;
+        let mut messages = Vec::new();
+        for (pushes, reason) in [(&nobody, "no_devices"), (&blocked, "user_blocked")] {
+            if !pushes.is_empty() {
+                messages.extend(ending::fail(&mut tx, pushes, reason, now).await?);
+            }
+        }
+        claim::widen(&mut tx, &escalated).await?;
+        claim::write(&mut tx, &rows, now, lease).await?;
+        self.commit(tx, messages, now).await?;
+        Ok(send)
+    }
+
     /// Every delivery of these chunks is recorded.
     pub async fn chunks_sent(&self, chunks: &[ChunkId]) -> Result<(), Error> {
         let args = [Arg::Text(&to_json(&chunks))];

@@ -7,7 +7,6 @@
 //! written only while it is still the last one. A job that comes twice claims nothing the second time; a job whose worker died is
 //! found by the sweep once the lease has run out.
 
-use super::bulk::{self, Chunk};
 use super::db::{Arg, Error, Row, Rows, Statement, Tx};
 use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
@@ -41,14 +40,14 @@ static BEGIN: Statement = Statement::new(
     "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id {in:$1}
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
-static ASKED: Statement = Statement::new(
+pub(super) static ASKED: Statement = Statement::new(
     "SELECT p.id, p.store_id, p.rp, p.kind, p.lane, p.target, p.expires_at, p.traceparent, u.preferred_device, u.status,
        d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
      FROM {texts:$1} JOIN pushes p ON p.id = r.value JOIN users u ON u.id = p.user_id
      LEFT JOIN devices d ON d.user_id = p.user_id AND d.rp = p.rp AND d.state = 'active'
-     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp",
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE COALESCE(p.ended_at, 0) = 0",
 );
 static CLAIM: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
@@ -90,8 +89,6 @@ static SKIP: Statement = Statement::new(
 pub struct Wanted {
     /// Pushes to fan out.
     pub pushes: Vec<PushId>,
-    /// Chunks to fan out that were just released.
-    pub chunks: Vec<Chunk>,
     /// Deliveries to try again.
     pub retries: Vec<RetryOf>,
 }
@@ -190,6 +187,8 @@ pub(super) struct Plan {
     pub(super) send: Vec<Claimed>,
     /// The rows of the deliveries that are written before the call, and of those without one.
     pub(super) rows: Rows,
+    /// Pushes of which a device is skipped.
+    pub(super) skipped: Vec<PushId>,
     /// Pushes whose user has no device.
     pub(super) nobody: Vec<PushId>,
     /// Pushes whose user may not be asked any more.
@@ -244,7 +243,10 @@ fn plan(rows: &[&Row], written: bool, plan: &mut Plan) -> Result<(), Error> {
                 plan.send.push(claimed);
                 (DeliveryState::Sending, "", 1)
             }
-            Err(reason) => (DeliveryState::Skipped, reason, 0),
+            Err(reason) => {
+                plan.skipped.push(push.clone());
+                (DeliveryState::Skipped, reason, 0)
+            }
         };
         if written || state == DeliveryState::Skipped {
             plan.rows
@@ -305,19 +307,14 @@ pub(super) fn retry_jobs(
 impl Store {
     /// Claims what `wanted` asks for and nobody else holds, until `now + lease`. Pushes without any device end here.
     pub async fn claim(&self, wanted: &Wanted, now: Millis, lease: Millis) -> Result<Claim, Error> {
-        let mut tx = if wanted.chunks.is_empty() {
-            self.db.begin_repeatable().await?
-        } else {
-            self.db.begin_repeatable_later().await?
-        };
+        if wanted.pushes.is_empty() && wanted.retries.is_empty() {
+            return Ok(Claim::default());
+        }
+        let mut tx = self.db.begin_repeatable().await?;
         let mut messages = Vec::new();
         let mut claimed = Vec::new();
         if !wanted.pushes.is_empty() {
             claimed = fan_out(&mut tx, &wanted.pushes, now, lease, &mut messages).await?;
-        }
-        if !wanted.chunks.is_empty() {
-            let chunks = bulk::fan_out(&mut tx, &wanted.chunks, now, lease, &mut messages).await?;
-            claimed.extend(chunks);
         }
         if !wanted.retries.is_empty() {
             claimed.extend(retry(&mut tx, &wanted.retries, now, lease, &mut messages).await?);
@@ -357,7 +354,11 @@ async fn fan_out(
     lock(tx, &ids).await?;
     let ids = to_json(&ids);
     let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
-    let planned = planned(tx, &open, true).await?;
+    if open.is_empty() {
+        return Ok(Vec::new());
+    }
+    let open = to_json(&ids_of(&open)?);
+    let planned = planned(&tx.fetch(&ASKED, &[Arg::Text(&open)]).await?, true)?;
     for (pushes, reason) in [
         (&planned.nobody, "no_devices"),
         (&planned.blocked, "user_blocked"),
@@ -371,19 +372,15 @@ async fn fan_out(
     keep_won(planned.send, &won)
 }
 
-/// What is to be done for the pushes that these rows name.
-pub(super) async fn planned(tx: &mut Tx, open: &[Row], written: bool) -> Result<Plan, Error> {
+pub(super) fn ids_of(rows: &[Row]) -> Result<Vec<String>, Error> {
+    rows.iter().map(|row| row.text("id")).collect()
+}
+
+/// What is to be done for the pushes that these rows tell of.
+pub(super) fn planned(rows: &[Row], written: bool) -> Result<Plan, Error> {
     let mut planned = Plan::default();
-    if open.is_empty() {
-        return Ok(planned);
-    }
-    let open: Vec<String> = open
-        .iter()
-        .map(|row| row.text("id"))
-        .collect::<Result<_, _>>()?;
-    let rows = tx.fetch(&ASKED, &[Arg::Text(&to_json(&open))]).await?;
     let mut by_push: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
-    for row in &rows {
+    for row in rows {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
     for rows in by_push.values() {

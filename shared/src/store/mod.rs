@@ -36,8 +36,8 @@ pub use answer::{Answer, Answered, Prompt};
 pub use approvals::{ApprovalRow, Cancelled, NewApproval, TakenApproval};
 pub use audit::HeadRow;
 pub use batches::{
-    BatchRow, Begun, Counts, InFlight, LineResult, NewBatch, NewRow, Refusal, Releasable, Released,
-    RowCheck, Took, Upload, Waiting,
+    BatchRow, Begun, Counts, InFlight, LineResult, NewBatch, NewRow, PART, Refusal, Releasable,
+    Released, RowCheck, Took, Upload, Waiting,
 };
 pub use bulk::Chunk;
 pub use claim::{Claim, Claimed, Wanted};

@@ -1,4 +1,4 @@
-//! Send a batch: read while it comes, written in parts of some hundred lines, each in one transaction.
+//! Send a batch: read while it comes, written in parts of up to a thousand lines, each in one transaction.
 //!
 //! A client that goes away takes the handler with it: what was written stays, the batch stays `receiving`, and the same upload under the same
 //! `Idempotency-Key` goes on from there.
@@ -20,14 +20,14 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shared::crypto::sha256_text;
 use shared::id::StoreId;
-use shared::store::{Begun, NewBatch, NewRow, Refusal, RowCheck, Took, Upload};
+use shared::store::{Begun, NewBatch, NewRow, PART, Refusal, RowCheck, Took, Upload};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
-/// How many lines one transaction takes at most, and how long they are together.
-const PART: usize = 400;
+/// How long the lines of one transaction are at most, and how many there are while somebody waits for an interactive push.
 const PART_BYTES: i64 = 1024 * 1024;
+const STEP: usize = 200;
 /// How long an upload may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
 /// How often the database is asked once more before an upload fails with it.
@@ -157,8 +157,8 @@ impl Part {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.rows.len() + self.faulty.len() >= PART || self.bytes >= PART_BYTES
+    fn is_full(&self, most: usize) -> bool {
+        self.rows.len() + self.faulty.len() >= most || self.bytes >= PART_BYTES
     }
 
     fn is_empty(&self) -> bool {
@@ -268,7 +268,8 @@ async fn read(
             }
             for line in found.drain(..) {
                 part.add(row_of(line, defaults, app.clock.now()));
-                if part.is_full() {
+                let asked = app.store.courtesy().is_asked();
+                if part.is_full(if asked { STEP } else { PART }) {
                     to.put(app, std::mem::take(&mut part)).await?;
                 }
             }

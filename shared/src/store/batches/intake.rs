@@ -1,4 +1,4 @@
-//! Taking lines: some hundred in one transaction, each a push that waits in the backlog.
+//! Taking lines: up to a thousand in one transaction, each a push that waits in the backlog.
 
 use super::{Arg, Error, Statement, Store, Upload, parsed, to_json};
 use crate::clock::Millis;
@@ -10,6 +10,8 @@ use crate::store::db::{Row, Rows, Tx};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 
+/// How many lines one transaction takes at best: an index page that many of them change is written once.
+pub const PART: usize = 1_000;
 /// How long a push may wait in the backlog at most: whoever forgets a paused batch finds its pushes ended as `expired`, `not_released`.
 const HOLD: Millis = 7 * 24 * 3_600_000;
 
@@ -180,14 +182,6 @@ impl Known {
     }
 }
 
-fn note_users(users: &mut Users, rows: &[Row]) -> Result<(), Error> {
-    for row in rows {
-        let n = usize::try_from(row.int("n")?).map_err(|_| Error::Row("n"))?;
-        users.insert(n, (parsed(row, "id")?, parsed(row, "status")?));
-    }
-    Ok(())
-}
-
 /// The users of `rows` by our identifiers and by theirs, as the parameters of the two statements.
 fn asked(rows: &[NewRow]) -> [(&'static Statement, Rows); 2] {
     let (mut by_id, mut by_external_id) = (Rows::default(), Rows::default());
@@ -268,6 +262,20 @@ fn chunks_of(upload: &Upload, added: &[&NewRow], now: Millis) -> Vec<serde_json:
 }
 
 impl Store {
+    async fn users_of(&self, store: &StoreId, rows: &[NewRow]) -> Result<Users, Error> {
+        let mut users = Users::default();
+        for (statement, names) in asked(rows) {
+            if names.count() > 0 {
+                let args = [Arg::Text(store.as_str()), Arg::Rows(&names)];
+                for row in self.db.fetch(statement, &args).await? {
+                    let n = usize::try_from(row.int("n")?).map_err(|_| Error::Row("n"))?;
+                    users.insert(n, (parsed(&row, "id")?, parsed(&row, "status")?));
+                }
+            }
+        }
+        Ok(users)
+    }
+
     /// Takes lines up to number `last`, in one transaction; `faulty` are those that are no request at all, `told` says why one is refused.
     /// `None`: another upload has taken over, or the batch was cancelled.
     pub async fn take_rows(
@@ -280,7 +288,10 @@ impl Store {
         now: Millis,
     ) -> Result<Option<Took>, Error> {
         let batch = &upload.batch;
-        let mut tx = self.db.begin_later().await?;
+        // Whoever is blocked from now on is found so by the claim.
+        let users = self.users_of(&batch.store, rows).await?;
+        // What is released is on the disk, by the commit of its release; and the upload is answered after one of its own.
+        let mut tx = self.db.begin_repeatable_later().await?;
         let args = [
             Arg::Text(batch.id.as_str()),
             Arg::Text(&upload.token),
@@ -292,13 +303,6 @@ impl Store {
         };
         let taken = guard.int("lines")?;
         let before = known(&mut tx, upload, rows, (first, last), taken).await?;
-        let mut users = Users::default();
-        for (statement, names) in asked(rows) {
-            if names.count() > 0 {
-                let args = [Arg::Text(batch.store.as_str()), Arg::Rows(&names)];
-                note_users(&mut users, &tx.fetch(statement, &args).await?)?;
-            }
-        }
         let mut checks: Vec<_> = rows
             .iter()
             .enumerate()
@@ -372,13 +376,7 @@ impl Store {
             let args = [Arg::Text(store.as_str()), Arg::Text(&to_json(&keys))];
             known.note(None, &self.db.fetch(&KNOWN, &args).await?)?;
         }
-        let mut users = Users::default();
-        for (statement, names) in asked(rows) {
-            if names.count() > 0 {
-                let args = [Arg::Text(store.as_str()), Arg::Rows(&names)];
-                note_users(&mut users, &self.db.fetch(statement, &args).await?)?;
-            }
-        }
+        let users = self.users_of(store, rows).await?;
         let checks = rows
             .iter()
             .enumerate()

@@ -13,7 +13,7 @@ mod release;
 mod report;
 
 pub use end::Counts;
-pub use intake::{NewRow, Refusal, RowCheck, Took};
+pub use intake::{NewRow, PART, Refusal, RowCheck, Took};
 pub use release::{InFlight, Releasable, Released};
 pub use report::LineResult;
 
