@@ -15,7 +15,7 @@ use shared::id::{PushId, StoreId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::store::{
     BatchRow, Begun, Chunk, Committed, Handover, NewBatch, NewRow, Refusal, RowCheck, Store, Took,
-    Upload, UserRef, Wanted,
+    Upload, UserRef,
 };
 
 const NOW: Millis = 1_000_000;
@@ -140,7 +140,8 @@ impl Bed {
             id: job.chunk.clone().unwrap(),
             pushes: job.pushes.clone(),
         };
-        let claim = self.store.claim_chunks(&[chunk], now, 30_000);
+        let chunks = [chunk];
+        let claim = self.store.claim_chunks(&chunks, now, 30_000);
         claim.await.unwrap();
     }
 

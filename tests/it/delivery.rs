@@ -4,6 +4,7 @@ use harness::{World, footings, until};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use simulator::{ApnsReason, FcmCode, Script};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_preferred_device_rings_alone() {

@@ -45,7 +45,7 @@ static HAS_DELIVERY: Statement =
 static FETCHED: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at, fetched_at)
      SELECT r.value->>'id', p.id, $2, 'fetched', '', 0, $3, $3, $3, $3 FROM {each:$1} JOIN pushes p ON p.id = r.value->>'push'
-     WHERE COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 {share:p}
+     WHERE p.id {among:$1 push} AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $3 {share:p}
      ON CONFLICT (push_id, device_id) DO UPDATE SET state = 'fetched', updated_at = excluded.updated_at, fetched_at = COALESCE(deliveries.fetched_at, excluded.fetched_at)
        WHERE deliveries.state NOT IN ('fetched', 'answered', 'withdrawn', 'expired')",
 );

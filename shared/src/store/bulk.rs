@@ -65,7 +65,7 @@ static UNSENT: Statement = Statement::new(
      RETURNING id, store_id, pushes",
 );
 static WITHOUT_DELIVERY: Statement = Statement::new(
-    "SELECT p.id FROM {texts:$1} JOIN pushes p ON p.id = r.value WHERE p.state = 'pending' AND COALESCE(p.ended_at, 0) = 0
+    "SELECT p.id FROM pushes p WHERE p.id {in:$1} AND p.state = 'pending' AND COALESCE(p.ended_at, 0) = 0
        AND p.expires_at + 0 > $2 AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.push_id = p.id AND d.attempt > 0)",
 );
 

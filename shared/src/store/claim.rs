@@ -32,7 +32,7 @@ static LOCK_AND_TELL_ENDED: Statement = Statement::new(
        LIMIT 1000000 {lock}) AS l WHERE l.ended_at IS NOT NULL",
 );
 static PUSHES_OF: Statement = Statement::new(
-    "SELECT DISTINCT d.push_id FROM {each:$1} JOIN deliveries d ON d.id = r.value->>'delivery'",
+    "SELECT DISTINCT d.push_id FROM {each:$1} JOIN deliveries d ON d.id = r.value->>'delivery' WHERE d.id {among:$1 delivery}",
 );
 static ESCALATED: Statement =
     Statement::new("UPDATE pushes SET target = $2, escalate_at = NULL WHERE id {in:$1}");
@@ -45,9 +45,9 @@ pub(super) static ASKED: Statement = Statement::new(
        d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
-     FROM {texts:$1} JOIN pushes p ON p.id = r.value JOIN users u ON u.id = p.user_id
+     FROM pushes p JOIN users u ON u.id = p.user_id
      LEFT JOIN devices d ON d.user_id = p.user_id AND d.rp = p.rp AND d.state = 'active'
-     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE COALESCE(p.ended_at, 0) = 0",
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE p.id {in:$1} AND COALESCE(p.ended_at, 0) = 0",
 );
 static CLAIM: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
@@ -60,7 +60,7 @@ static CLAIM: Statement = Statement::new(
 );
 static CLAIM_RETRY: Statement = Statement::new(
     "UPDATE deliveries SET state = 'sending', attempt = attempt + 1, due_at = $3, updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'delivery' AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state || '' = 'retry_wait' AND due_at + 0 <= $4
+     WHERE deliveries.id = r.value->>'delivery' AND deliveries.id {among:$1 delivery} AND attempt = CAST(r.value->>'attempt' AS BIGINT) AND state || '' = 'retry_wait' AND due_at + 0 <= $4
        AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $2
          AND p.state IN ('accepted', 'pending'))
      RETURNING deliveries.id, attempt, calls",
@@ -68,7 +68,7 @@ static CLAIM_RETRY: Statement = Statement::new(
 static EARLY_ONES: Statement = Statement::new(
     "SELECT d.id, d.attempt, d.due_at, p.store_id, p.lane FROM {each:$1}
      JOIN deliveries d ON d.id = r.value->>'delivery' AND d.attempt = CAST(r.value->>'attempt' AS BIGINT) AND d.state || '' = 'retry_wait'
-       AND d.due_at + 0 > $2
+       AND d.due_at + 0 > $2 AND d.id {among:$1 delivery}
      JOIN pushes p ON p.id = d.push_id AND COALESCE(p.ended_at, 0) = 0",
 );
 static RETRIED: Statement = Statement::new(
@@ -76,12 +76,12 @@ static RETRIED: Statement = Statement::new(
        v.id AS device_id, v.address_state, v.address_provider, v.address, v.address_registered_at, v.state AS device_state,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
-     FROM {texts:$1} JOIN deliveries d ON d.id = r.value JOIN pushes p ON p.id = d.push_id JOIN devices v ON v.id = d.device_id
-     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp",
+     FROM deliveries d JOIN pushes p ON p.id = d.push_id JOIN devices v ON v.id = d.device_id
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE d.id {in:$1}",
 );
 static SKIP: Statement = Statement::new(
     "UPDATE deliveries SET state = 'failed', reason = r.value->>'reason', updated_at = $2 FROM {each:$1}
-     WHERE deliveries.id = r.value->>'id' AND state || '' = 'sending'",
+     WHERE deliveries.id = r.value->>'id' AND deliveries.id {among:$1 id} AND state || '' = 'sending'",
 );
 
 /// What jobs ask for.

@@ -8,6 +8,7 @@
 //! | `{each:$1}` | `unnest(ARRAY(SELECT jsonb_array_elements($1::jsonb))) AS r(value)` | `json_each($1) AS r` |
 //! | `{texts:$1}` | the same of `jsonb_array_elements_text` | `json_each($1) AS r` |
 //! | `{in:$1}` | `= ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb)))` | `IN (SELECT value FROM json_each($1))` |
+//! | `{among:$1 id}` | `= ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))` | `IS NOT NULL` |
 //! | `{since:p.user_id p.id u.id $2}` | `(p.user_id, p.id) > (u.id, $2)` | `p.id > $2` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
 //! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
@@ -17,7 +18,8 @@
 //!
 //! A plan that PostgreSQL makes while a table is small is kept by its connection while the table grows, so a text leaves no choice but the right one:
 //! rows are looked up by index from a short list. An array it takes for ten rows, a set of JSON elements for a hundred, which once was more than
-//! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` a join; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
+//! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` and `JOIN` are not, so that a table which is joined with `{each:$1}` is told
+//! with `{among:…}` once more which rows are asked for; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
 //! read everybody's recent pushes by their identifiers.
 
 use crate::id::ApprovalId;
@@ -164,6 +166,10 @@ impl Statement {
                 format!("unnest({}) AS s(value)", texts(p))
             });
             let text = unfold(&text, "{in:", |p| format!("= ANY({})", texts(p)));
+            let text = unfold(&text, "{among:", |words| {
+                let (p, key) = words.split_once(' ').unwrap_or((words, "id"));
+                format!("= ANY(ARRAY(SELECT jsonb_array_elements({p}::jsonb)->>'{key}'))")
+            });
             let text = unfold(&text, "{since:", |words| {
                 let words: Vec<_> = words.split(' ').collect();
                 format!("({}) > ({})", words[..2].join(", "), words[2..].join(", "))
@@ -198,6 +204,7 @@ impl Statement {
             let text = unfold(&text, "{in:", |p| {
                 format!("IN (SELECT value FROM json_each({p}))")
             });
+            let text = unfold(&text, "{among:", |_| "IS NOT NULL".to_owned());
             let text = unfold(&text, "{since:", |words| {
                 let words: Vec<_> = words.split(' ').collect();
                 format!("{} > {}", words[1], words[3])
@@ -768,6 +775,12 @@ mod tests {
             s.sqlite(),
             "SELECT 1 FROM p JOIN u ON p.id > $2 WHERE p.id IN (SELECT value FROM json_each($1))"
         );
+        let s = Statement::new("SELECT 1 FROM p WHERE p.id {among:$1 id}");
+        assert_eq!(
+            s.postgres(),
+            "SELECT 1 FROM p WHERE p.id = ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))"
+        );
+        assert_eq!(s.sqlite(), "SELECT 1 FROM p WHERE p.id IS NOT NULL");
         let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
         assert_eq!(
             s.postgres(),

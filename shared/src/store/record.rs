@@ -17,14 +17,14 @@ static RECORD: Statement = Statement::new(
        reason = CASE WHEN state = 'sending' THEN r.value->>'reason' ELSE reason END,
        due_at = CASE WHEN state = 'sending' THEN CAST(r.value->>'due_at' AS BIGINT) ELSE due_at END,
        updated_at = CASE WHEN state = 'sending' THEN $2 ELSE updated_at END FROM {each:$1}
-     WHERE deliveries.id = r.value->>'id' AND attempt = CAST(r.value->>'attempt' AS BIGINT)
+     WHERE deliveries.id = r.value->>'id' AND deliveries.id {among:$1 id} AND attempt = CAST(r.value->>'attempt' AS BIGINT)
      RETURNING deliveries.id, state",
 );
 // Only the very address that was tried, by its token and the time of its registration, and only if that was before the provider says that it
 // died.
 static DROP_ADDRESS: Statement = Statement::new(
     "UPDATE devices SET address_state = 'invalid', updated_at = $2 FROM {each:$1}
-     WHERE devices.id = r.value->>'device' AND address = r.value->>'token' AND address_state = 'valid'
+     WHERE devices.id = r.value->>'device' AND devices.id {among:$1 device} AND address = r.value->>'token' AND address_state = 'valid'
        AND address_registered_at = CAST(r.value->>'registered_at' AS BIGINT)
        AND (r.value->>'since' IS NULL OR address_registered_at <= CAST(r.value->>'since' AS BIGINT))
      RETURNING devices.id",

@@ -46,7 +46,7 @@ static EXPIRE_OF_CHUNK: Statement =
     expire_where!("id {in:$2} AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 <= $1");
 static NEXT_OF_CHUNK: Statement = Statement::new(
     "UPDATE backlog SET expire_due =
-       (SELECT MIN(p.expires_at) FROM {texts:$2} JOIN pushes p ON p.id = r.value WHERE COALESCE(p.ended_at, 0) = 0) WHERE id = $1",
+       (SELECT MIN(p.expires_at) FROM pushes p WHERE p.id {in:$2} AND COALESCE(p.ended_at, 0) = 0) WHERE id = $1",
 );
 static ESCALATING: Statement = Statement::new(
     "SELECT id FROM pushes WHERE escalate_at IS NOT NULL AND escalate_at <= $1 AND ended_at IS NULL ORDER BY escalate_at LIMIT $2

@@ -1,0 +1,236 @@
+//! What PostgreSQL makes of the statements on the way of a push while there is next to nothing in the tables: a plan that is kept while they grow.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of a test may panic: that is the test failing"
+)]
+
+mod databases;
+
+use databases::{close, databases, phone};
+use shared::clock::Millis;
+use shared::crypto::{content_hash, random_text};
+use shared::domain::{Content, Kind, OpenPrompts, Rules, Target};
+use shared::id::{PushId, StoreId};
+use shared::message::{Job, Lane, Route};
+use shared::store::db::{Row, Statement, Tx};
+use shared::store::{
+    Begun, Chunk, Claimed, Committed, DeliveryResult, Handover, NewBatch, NewPush, NewRow,
+    Recorded, SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
+};
+use std::collections::BTreeSet;
+
+const NOW: Millis = 1_000_000;
+const LEASE: Millis = 30_000;
+/// Their rows multiply while a connection lives.
+const GROWING: [&str; 2] = ["pushes", "deliveries"];
+
+fn content() -> Content {
+    serde_json::from_value(
+        serde_json::json!({"kind": Kind::Generic, "relying_party": "payroll", "title": "Hello"}),
+    )
+    .unwrap()
+}
+
+async fn interactive(store: &Store, tenant: &StoreId, n: usize) {
+    let new = NewPush {
+        payments: vec![],
+        id: PushId::fresh(NOW),
+        store: tenant.clone(),
+        user: UserRef::External("ada".to_owned()),
+        content_hash: content_hash(&content()),
+        content: content(),
+        target: Target::All,
+        nonce: random_text::<12>(),
+        lane: Lane::Interactive,
+        match_required: false,
+        idempotency: Some((format!("key {n}"), "h".to_owned())),
+        reply_to: None,
+        correlation_id: None,
+        traceparent: None,
+        process: None,
+        terms: Terms::default(),
+        created_at: NOW,
+        expires_at: NOW + 60_000,
+    };
+    let taken = store.take(std::slice::from_ref(&new), NOW).await.unwrap();
+    assert!(matches!(taken[..], [Taken::New(_)]));
+    let wanted = Wanted {
+        pushes: vec![new.id],
+        ..Wanted::default()
+    };
+    let claimed = store.claim(&wanted, NOW, LEASE).await.unwrap().claimed;
+    store.record(&sent(claimed), NOW).await.unwrap();
+}
+
+fn sent(claimed: Vec<Claimed>) -> Vec<Recorded> {
+    let sent = |claimed| Recorded {
+        claimed,
+        result: DeliveryResult::Sent { provider_id: None },
+        called: true,
+    };
+    claimed.into_iter().map(sent).collect()
+}
+
+async fn batch(store: &Store, tenant: &StoreId, committed: &mut Committed) {
+    let new = NewBatch {
+        store: tenant.clone(),
+        name: "March".to_owned(),
+        idempotency: None,
+        atomic: false,
+        max_per_second: None,
+    };
+    let Begun::Open(upload) = store.begin_upload(&new, NOW).await.unwrap() else {
+        panic!("a fresh batch is open");
+    };
+    let rows = [NewRow {
+        line: 1,
+        key: Some(random_text::<12>()),
+        hash: "h".to_owned(),
+        id: PushId::fresh(NOW),
+        user: UserRef::External("ada".to_owned()),
+        content_hash: content_hash(&content()),
+        content: content(),
+        target: Target::All,
+        nonce: random_text::<12>(),
+        lifetime: 600_000,
+        correlation_id: None,
+        bytes: 10,
+    }];
+    let took = store.take_rows(&upload, &rows, &[], (1, 1), |_| None, NOW);
+    assert_eq!(took.await.unwrap().unwrap().new, 1);
+    store
+        .release(&[(upload.batch.id.clone(), 1)], NOW)
+        .await
+        .unwrap();
+    let mut messages = Vec::new();
+    for class in committed {
+        while let Ok(more) = class.try_recv() {
+            messages.extend(more);
+        }
+    }
+    let bulk = |m: &&shared::message::Message| matches!(m.route, Route::Jobs(Lane::Bulk));
+    let job = Job::decode(messages.iter().find(bulk).unwrap()).unwrap();
+    let chunk = Chunk {
+        id: job.chunk.unwrap(),
+        pushes: job.pushes,
+    };
+    let claimed = store.claim_chunks(&[chunk], NOW, LEASE).await.unwrap();
+    store.record(&sent(claimed), NOW).await.unwrap();
+}
+
+async fn rows(tx: &mut Tx, text: String) -> Vec<Row> {
+    // The texts of a test live as long as it.
+    let statement: &'static Statement = Box::leak(Box::new(Statement::new(text.leak())));
+    tx.fetch(statement, &[]).await.unwrap()
+}
+
+/// The plans of the statements that this connection has prepared, of those that look up rows of a growing table.
+async fn plans(tx: &mut Tx) -> Vec<(String, Vec<String>)> {
+    let prepared = "SELECT name, statement, cardinality(parameter_types)::bigint AS n FROM pg_prepared_statements";
+    rows(
+        tx,
+        "SET LOCAL plan_cache_mode = force_generic_plan".to_owned(),
+    )
+    .await;
+    let mut plans = Vec::new();
+    for one in rows(tx, prepared.to_owned()).await {
+        let text = one.text("statement").unwrap();
+        let verbs = ["SELECT", "UPDATE", "DELETE"];
+        if verbs.iter().any(|verb| text.starts_with(verb))
+            && (text.contains("ANY(") || text.contains("unnest("))
+            && GROWING.iter().any(|table| text.contains(table))
+        {
+            let nulls = vec!["NULL"; usize::try_from(one.int("n").unwrap()).unwrap()];
+            let name = one.text("name").unwrap();
+            let explain = format!("EXPLAIN EXECUTE {name}({})", nulls.join(", "));
+            let plan = rows(tx, explain).await;
+            let plan = plan.iter().map(|row| row.text("QUERY PLAN").unwrap());
+            plans.push((text, plan.collect()));
+        }
+    }
+    plans
+}
+
+/// The lines of the plan that read a growing table without a condition on an index.
+fn whole_reads(plan: &[String]) -> Vec<&String> {
+    let reads = |line: &str| {
+        let scan = line.contains("Scan");
+        scan && GROWING
+            .iter()
+            .any(|table| line.contains(&format!(" on {table}")))
+    };
+    let mut found = Vec::new();
+    for (n, line) in plan.iter().enumerate().filter(|(_, line)| reads(line)) {
+        let depth = |line: &str| line.len() - line.trim_start().len();
+        let below = plan[n + 1..]
+            .iter()
+            .take_while(|one| depth(one) > depth(line));
+        if !below.into_iter().any(|one| one.contains("Index Cond")) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn no_plan_of_a_small_table_reads_it_whole() {
+    for (name, db, left) in databases("plans").await {
+        if name != "postgres" {
+            close(db, left).await;
+            continue;
+        }
+        let (handover, mut committed) = Handover::channel();
+        let store = Store::new(db.clone(), handover);
+        let tenant = store.add_store("Acme", NOW).await.unwrap().id;
+        let user = store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
+        let device = phone(Some("ab12"));
+        let added = store.add_device(&tenant, &user, &device, 5, NOW).await;
+        added.unwrap().unwrap();
+        let rules = Rules {
+            max_prompts: 1_000,
+            open_prompts: OpenPrompts::Many,
+            ..Rules::default()
+        };
+        let sealed = SealedPolicy {
+            name: "p".to_owned(),
+            apns: Some("sealed".to_owned()),
+            fcm: None,
+            rules,
+        };
+        let set = store.put_push_policy(&tenant, "payroll", sealed, NOW);
+        set.await.unwrap();
+        let mut looked_at = BTreeSet::new();
+        // Never analysed, with a few rows, and analysed with as many rows as a table has on its first day.
+        for round in 0..3 {
+            for n in 0..=round * 20 {
+                interactive(&store, &tenant, round * 100 + n).await;
+            }
+            batch(&store, &tenant, &mut committed).await;
+            // Each connection has statements of its own.
+            let mut connections = Vec::new();
+            for _ in 0..4 {
+                connections.push(db.begin().await.unwrap());
+            }
+            for tx in &mut connections {
+                for (text, plan) in plans(tx).await {
+                    let whole = whole_reads(&plan);
+                    assert!(whole.is_empty(), "{text}\n{}", plan.join("\n"));
+                    looked_at.insert(text);
+                }
+            }
+            for tx in connections {
+                tx.commit().await.unwrap();
+            }
+            let mut tx = db.begin().await.unwrap();
+            rows(
+                &mut tx,
+                "ANALYZE pushes, deliveries, users, devices".to_owned(),
+            )
+            .await;
+            tx.commit().await.unwrap();
+        }
+        assert!(looked_at.len() > 8, "{looked_at:#?}");
+        close(db, left).await;
+    }
+}
