@@ -372,6 +372,9 @@ async fn sigterm_under_load_finishes_what_was_taken() {
     .await;
 }
 
+/// More than two parts of an upload.
+const LINES: u64 = 2_300;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
@@ -380,7 +383,7 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
         world.phone("apple", Provider::Apns).await;
         let line =
             |n| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
-        let body: String = (1..=900).map(line).collect();
+        let body: String = (1..=LINES).map(line).collect();
         let query = format!("relying_party={RP}");
         let upload = Upload::lines(&query, "march", body.as_bytes());
         let store = world.store.to_string();
@@ -405,9 +408,9 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
             world.start_role(process, None).await;
         }
         let batch = world.upload(&upload).await;
-        assert_eq!(batch["accepted"], 900, "{footing:?} {batch}");
+        assert_eq!(batch["accepted"], LINES, "{footing:?} {batch}");
         until(120, "all are sent", || async {
-            (world.gateway.counts().accepted >= 900).then_some(())
+            (world.gateway.counts().accepted >= LINES).then_some(())
         })
         .await;
         let mut times: BTreeMap<String, u32> = BTreeMap::new();
@@ -416,7 +419,7 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
                 .entry(receipt.push_id.as_ref().unwrap().to_string())
                 .or_default() += 1;
         }
-        assert_eq!(times.len(), 900, "{footing:?}: nobody is lost");
+        assert_eq!(times.len() as u64, LINES, "{footing:?}: nobody is lost");
         assert!(
             times.values().all(|n| *n == 1),
             "{footing:?}: and nobody asked twice"

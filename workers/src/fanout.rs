@@ -1,7 +1,7 @@
 //! Fan-out: takes jobs, claims their deliveries, calls the providers, records what they said, and only then forgets the jobs.
 //!
 //! ```text
-//! job -> claim (one transaction for many jobs) -> call -> record (one transaction for many results) -> ack
+//! job -> claim (of many jobs at once) -> call -> record (one transaction for many results) -> ack
 //! ```
 //!
 //! A worker that dies anywhere leaves either an unacknowledged job, which the broker gives to another worker, or a delivery whose lease runs
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -127,7 +128,7 @@ impl FanOut {
         let mut jobs = self.broker.consume(queue, self.limits.prefetch).await?;
         let places = Arc::new(Semaphore::new(self.limits.in_flight));
         let turns = Arc::new(Semaphore::new(self.limits.claims as usize));
-        let (claims, calls) = (TaskTracker::new(), TaskTracker::new());
+        let (mut claims, calls) = (JoinSet::new(), TaskTracker::new());
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
         let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
         loop {
@@ -140,6 +141,11 @@ impl FanOut {
                 () = stop.cancelled() => break,
                 // Without it nothing may be called. The role ends, and with it the process.
                 _ = &mut recorder => return Ok(()),
+                Some(ended) = claims.join_next() => match ended {
+                    Ok(()) => continue,
+                    // A panic was already shown. Its jobs are held as long as this process lives.
+                    Err(_) => return Ok(()),
+                },
                 job = jobs.recv() => match job {
                     Some(job) => job,
                     None => break,
@@ -157,8 +163,7 @@ impl FanOut {
                 drop(turn);
             });
         }
-        claims.close();
-        claims.wait().await;
+        while claims.join_next().await.is_some() {}
         drop(jobs);
         calls.close();
         calls.wait().await;

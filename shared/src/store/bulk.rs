@@ -23,9 +23,13 @@ use crate::event::{DeviceDone, DeviceEnd, Events};
 use crate::id::{ChunkId, PushId, StoreId};
 use crate::message::{Job, Lane, Message, Route, VERSION};
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 /// What a worker may need beyond its lease to write down what it has.
 const GRACE: Millis = 20_000;
+/// How often a committed claim looks again whom to ask when the database fails it: as long as its calls can still be made.
+const ATTEMPTS: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(500);
 /// How many chunks one look takes in.
 const CHUNKS: i64 = 100;
 
@@ -204,50 +208,62 @@ impl Store {
         if open.is_empty() {
             return Ok(Vec::new());
         }
-        // Whom to ask is looked up while others write.
-        let asked = self.db.fetch(&ASKED, &[Arg::Text(&to_json(&open))]).await?;
-        let plan = claim::planned(&asked, false)?;
-        if plan.rows.count() > 0
-            || !(plan.nobody.is_empty() && plan.blocked.is_empty() && plan.escalated.is_empty())
-        {
-            return self.leave_out(plan, now, lease).await;
+        // Whom to ask is looked up while others write. The claim stands: to ask again for it would find nothing.
+        let open = to_json(&open);
+        let mut attempts = 0;
+        let plan = loop {
+            match self.db.fetch(&ASKED, &[Arg::Text(&open)]).await {
+                Ok(asked) => break claim::planned(&asked, false)?,
+                Err(error) if error.is_permanent() || attempts >= ATTEMPTS => return Err(error),
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+            attempts += 1;
+        };
+        while let Err(error) = self.leave_out(&plan, now, lease).await {
+            if error.is_permanent() || attempts >= ATTEMPTS {
+                // They are found again as pushes that were not sent; the others are sent now.
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "pushes that are not sent could not be written"
+                );
+                break;
+            }
+            attempts += 1;
+            tokio::time::sleep(AGAIN).await;
         }
         Ok(plan.send)
     }
 
-    /// Writes who is not asked, and gives the calls to make.
-    async fn leave_out(
-        &self,
-        plan: Plan,
-        now: Millis,
-        lease: Millis,
-    ) -> Result<Vec<Claimed>, Error> {
+    /// Writes who is not asked.
+    async fn leave_out(&self, plan: &Plan, now: Millis, lease: Millis) -> Result<(), Error> {
         let Plan {
-            send,
+            send: _,
             rows,
             skipped,
             nobody,
             blocked,
             escalated,
         } = plan;
-        let mut touched: Vec<&PushId> = [&skipped, &nobody, &blocked, &escalated]
+        let mut touched: Vec<&PushId> = [skipped, nobody, blocked, escalated]
             .into_iter()
             .flatten()
             .collect();
+        if touched.is_empty() {
+            return Ok(());
+        }
         touched.sort();
         touched.dedup();
         let mut tx = self.db.begin_repeatable_later().await?;
         claim::lock(&mut tx, &touched).await?;
         let mut messages = Vec::new();
-        for (pushes, reason) in [(&nobody, "no_devices"), (&blocked, "user_blocked")] {
+        for (pushes, reason) in [(nobody, "no_devices"), (blocked, "user_blocked")] {
             if !pushes.is_empty() {
                 messages.extend(ending::fail(&mut tx, pushes, reason, now).await?);
             }
         }
-        claim::widen(&mut tx, &escalated).await?;
-        claim::write(&mut tx, &rows, now, lease).await?;
-        self.commit(tx, messages, now).await?;
-        Ok(send)
+        claim::widen(&mut tx, escalated).await?;
+        claim::write(&mut tx, rows, now, lease).await?;
+        self.commit(tx, messages, now).await
     }
 
     /// Every delivery of these chunks is recorded.

@@ -52,7 +52,7 @@ pub(super) static ASKED: Statement = Statement::new(
 static CLAIM: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
      SELECT r.id, r.push_id, r.device_id, r.state, r.reason, r.attempt, $2, $1, $1
-     FROM {rows:3 id push_id device_id state reason attempt:int} WHERE true
+     FROM {rows:3 id push_id device_id state reason attempt:int} WHERE (SELECT COALESCE(p.ended_at, 0) FROM pushes p WHERE p.id = r.push_id) = 0
      ON CONFLICT (push_id, device_id) DO UPDATE SET state = 'sending', attempt = deliveries.attempt + 1, due_at = excluded.due_at,
        updated_at = excluded.updated_at
        WHERE excluded.state = 'sending' AND (deliveries.state = 'queued' OR (deliveries.state = 'sending' AND deliveries.due_at <= $1))
@@ -383,8 +383,14 @@ pub(super) fn planned(rows: &[Row], written: bool) -> Result<Plan, Error> {
     for row in rows {
         by_push.entry(row.text("id")?).or_default().push(row);
     }
-    for rows in by_push.values() {
-        plan(rows, written, &mut planned)?;
+    for (push, rows) in &by_push {
+        match plan(rows, written, &mut planned) {
+            Err(error) if !written => {
+                // It is found again as one that was not sent, and its job is parked with the reason.
+                tracing::error!(push, %error, "a push of a batch cannot be read");
+            }
+            result => result?,
+        }
     }
     Ok(planned)
 }

@@ -33,7 +33,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Why the database did not do what was asked.
@@ -45,6 +45,9 @@ pub enum Error {
     /// The driver's error. It names no value of a row.
     #[error("the database refused or could not be reached")]
     Driver(#[from] sqlx::Error),
+    /// The process ends.
+    #[error("the process is stopping")]
+    Stopped,
     /// A migration failed, or the schema is newer than this program.
     #[error("the schema could not be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -73,7 +76,7 @@ impl Error {
                         .is_ok_and(|code| matches!(code & 0xff, 1 | 19 | 20)),
                 }
             }
-            Self::Driver(_) => false,
+            Self::Driver(_) | Self::Stopped => false,
         }
     }
 }
@@ -371,22 +374,35 @@ enum Turn {
     Later,
 }
 
-/// The line in front of the one writer. Of each later kind one transaction at a time waits with those of the kind before, so that it has its turn
-/// among them, but does not crowd them out: a sign-in waits for one other transaction, not for all that a batch has to write.
-#[derive(Debug, Clone, Default)]
+/// The line in front of the one writer. Of each later kind a few transactions at a time wait with those of the kind before, so that they have their
+/// turn among them, but do not crowd them out: a sign-in waits for a few others, not for all that a batch has to write.
+#[derive(Debug, Clone)]
 pub struct Line {
-    soon: Arc<Mutex<()>>,
-    later: Arc<Mutex<()>>,
+    soon: Arc<Semaphore>,
+    later: Arc<Semaphore>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            // A claim, a record and what settles them.
+            soon: Arc::new(Semaphore::new(3)),
+            later: Arc::new(Semaphore::new(1)),
+        }
+    }
 }
 
 /// A place in front of the line, held as long as the transaction.
-type Place = [Option<OwnedMutexGuard<()>>; 2];
+type Place = [Option<OwnedSemaphorePermit>; 2];
 
 impl Line {
     async fn place(&self, turn: Turn) -> Result<Place, Error> {
-        async fn of(mutex: &Arc<Mutex<()>>) -> Result<OwnedMutexGuard<()>, Error> {
-            let place = timeout(ACQUIRE, Arc::clone(mutex).lock_owned()).await;
-            Ok(place.map_err(|_| sqlx::Error::PoolTimedOut)?)
+        async fn of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
+            match timeout(ACQUIRE, Arc::clone(places).acquire_owned()).await {
+                Ok(Ok(place)) => Ok(place),
+                // Never closed: it took too long.
+                Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            }
         }
         Ok(match turn {
             Turn::Now => [None, None],

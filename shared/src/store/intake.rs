@@ -407,7 +407,7 @@ impl Store {
         self.courtesy.somebody_waits();
         crate::crash::point("A2");
         let to_settle = std::mem::take(&mut tx.to_settle);
-        let tell = || {
+        let tell = move || {
             crate::crash::point("A3");
             settled.tell();
         };

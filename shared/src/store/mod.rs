@@ -122,17 +122,29 @@ impl Store {
         &self,
         mut tx: Tx,
         messages: Vec<Message>,
-        before: impl FnOnce() + Send,
+        before: impl FnOnce() + Send + 'static,
         now: i64,
     ) -> Result<(), Error> {
         let promised = self
             .handover
             .promise(&mut tx, messages, now + LEASE)
             .await?;
-        tx.commit().await?;
-        before();
-        self.handover.keep(promised);
-        Ok(())
+        let handover = self.handover.clone();
+        // Its own task: a caller who hangs up meanwhile undoes no commit, and what is committed is sent on.
+        let committed = tokio::spawn(async move {
+            tx.commit().await?;
+            before();
+            handover.keep(promised);
+            Ok(())
+        });
+        match committed.await {
+            Ok(result) => result,
+            Err(died) => match died.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going down; whether it is committed, the next process sees.
+                Err(_) => Err(Error::Stopped),
+            },
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use crate::phone::{Answered, Decision, Error, Phone};
 use shared::id::PushId;
 use std::time::Duration;
 
-/// How often the app tries when the API does not answer: about ten seconds.
-const ATTEMPTS: u32 = 10;
+/// How often the app tries when the API does not answer: about half a minute.
+const ATTEMPTS: u32 = 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Nobody looks for a code longer than this.

@@ -2,7 +2,7 @@
 
 use super::super::{DELIVERY_LIMIT, Delivery, Queue, Settle, Settlement};
 use super::settling::Leased;
-use super::{IDLE, Inner};
+use super::{IDLE, Inner, name};
 use crate::message::Message;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,12 +48,22 @@ pub(super) async fn feed(
         let mut taken = inner.lines.take(&queue, room, inner.clock.now());
         let mut nap = Duration::ZERO;
         // Rows that are due by themselves wait no longer for those that come from memory.
-        if taken.is_empty() || looked.elapsed() >= LOOK {
+        let left = room - taken.len();
+        if left > 0
+            && (taken.is_empty() || inner.lines.is_behind(&queue) || looked.elapsed() >= LOOK)
+        {
             looked = Instant::now();
             nap = inner.nap(&queue).await;
             if nap.is_zero() {
-                match inner.take(&queue, room - taken.len()).await {
-                    Ok(more) => taken.extend(more),
+                match inner.take(&queue, left).await {
+                    Ok(more) => {
+                        if more.len() < left {
+                            inner.lines.caught_up(&queue);
+                        } else {
+                            inner.lines.fell_behind(name(&queue));
+                        }
+                        taken.extend(more);
+                    }
                     Err(error) => {
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
@@ -63,6 +73,8 @@ pub(super) async fn feed(
                         nap = IDLE;
                     }
                 }
+            } else {
+                inner.lines.caught_up(&queue);
             }
         }
         if taken.is_empty() {

@@ -4,6 +4,7 @@ use super::super::Queue;
 use super::{Taken, name};
 use crate::clock::Millis;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore};
 
@@ -36,6 +37,8 @@ struct Line {
     bell: Notify,
     windows: Mutex<Vec<Weak<Semaphore>>>,
     leased: Mutex<VecDeque<Leased>>,
+    /// The table may hold rows that are ready: nothing that comes later goes before them.
+    behind: AtomicBool,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,8 +63,24 @@ impl Lines {
         self.of(queue).bell.notify_waiters();
     }
 
+    /// There are rows in the table that are ready.
+    pub(super) fn fell_behind(&self, queue: &str) {
+        self.of(queue).behind.store(true, Ordering::Release);
+    }
+
+    /// All rows of the table that were ready are handed out.
+    pub(super) fn caught_up(&self, queue: &Queue) {
+        self.of(name(queue)).behind.store(false, Ordering::Release);
+    }
+
+    pub(super) fn is_behind(&self, queue: &Queue) -> bool {
+        self.of(name(queue)).behind.load(Ordering::Acquire)
+    }
+
+    /// Rows of some queues are ready again.
     pub(super) fn ring_all(&self) {
         for line in &self.0 {
+            line.behind.store(true, Ordering::Release);
             line.bell.notify_waiters();
         }
     }
@@ -76,6 +95,9 @@ impl Lines {
     /// How many more rows the consumers of a queue would take at once.
     pub(super) fn room(&self, queue: &str) -> usize {
         let line = self.of(queue);
+        if line.behind.load(Ordering::Acquire) {
+            return 0;
+        }
         let free = held(&line.windows)
             .iter()
             .filter_map(Weak::upgrade)

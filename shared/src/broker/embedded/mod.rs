@@ -177,7 +177,7 @@ impl Embedded {
         }
         let mut placed = Placed {
             messages,
-            leased: Vec::new(),
+            ..Placed::default()
         };
         let text = serde_json::Value::Array(rows).to_string();
         for row in tx.fetch(&PLACE, &[Arg::Text(&text)]).await? {
@@ -189,6 +189,8 @@ impl Embedded {
                     until: until(now),
                     taken,
                 });
+            } else {
+                placed.ready.push(row.text("queue")?);
             }
         }
         Ok(placed)
@@ -197,6 +199,9 @@ impl Embedded {
     /// Hands out what was placed by a transaction that is committed. Says how many messages.
     pub(crate) fn hand_out(&self, placed: Placed) -> usize {
         self.0.lines.hand_out(placed.leased);
+        for queue in &placed.ready {
+            self.0.lines.fell_behind(queue);
+        }
         self.0.tell(&placed.messages);
         placed.messages.len()
     }
@@ -207,6 +212,8 @@ impl Embedded {
 pub(crate) struct Placed {
     messages: Vec<Message>,
     leased: Vec<Leased>,
+    /// The queues of the others.
+    ready: Vec<String>,
 }
 
 impl Inner {
@@ -386,6 +393,9 @@ impl Broker for Embedded {
                 .filter(|result| result.is_ok())
                 .for_each(|result| *result = Err(PublishError::Unknown));
             return results;
+        }
+        for queue in batch.iter().flat_map(|one| queues_of(&one.route)) {
+            self.0.lines.fell_behind(queue);
         }
         self.0.tell(batch);
         results
