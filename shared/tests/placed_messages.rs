@@ -10,11 +10,12 @@ mod support;
 use shared::broker::{Broker, Depth, Embedded, LEASE, Queue};
 use shared::clock::Millis;
 use shared::crypto::content_hash;
-use shared::domain::{Content, Kind, Target};
+use shared::domain::{Content, Kind, OpenPrompts, Rules, Target};
 use shared::id::{PushId, StoreId};
 use shared::message::{Job, Lane};
-use shared::store::{Handover, NewPush, Outbox, Store, Taken, Terms, UserRef};
+use shared::store::{Handover, NewPush, Outbox, Page, SealedPolicy, Store, Taken, Terms, UserRef};
 use std::sync::Arc;
+use std::time::Duration;
 use support::{Bed, Engine, next};
 
 /// The clock of an embedded bed.
@@ -36,6 +37,20 @@ impl Ground {
         );
         let tenant = store.add_store("Acme", NOW).await.unwrap().id;
         store.add_user(&tenant, "ada", NOW).await.unwrap().unwrap();
+        let rules = Rules {
+            max_prompts: 1_000,
+            open_prompts: OpenPrompts::Many,
+            cooldown: 0,
+            ..Rules::default()
+        };
+        let sealed = SealedPolicy {
+            rules,
+            name: "p".to_owned(),
+            apns: Some("sealed".to_owned()),
+            fcm: None,
+        };
+        let set = store.put_push_policy(&tenant, "payroll", sealed, NOW);
+        set.await.unwrap();
         Self { bed, store, tenant }
     }
 
@@ -123,6 +138,74 @@ async fn what_no_consumer_has_room_for_waits_in_the_table() {
     assert_eq!(pushes(&held), [second]);
     assert!(held.requeue().await);
     assert!(!next(&mut jobs).await.redelivered, "given back unused");
+    ground.bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_job_does_not_go_before_those_that_wait_in_the_table() {
+    let ground = Ground::new().await;
+    let mut jobs = ground.bed.consume(Queue::JobsInteractive, 2).await;
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        sent.push(ground.taken().await);
+    }
+    let mut held = Vec::new();
+    for push in &sent[..2] {
+        held.push(next(&mut jobs).await);
+        assert_eq!(pushes(held.last().unwrap()), std::slice::from_ref(push));
+    }
+    for job in held {
+        assert!(job.ack().await);
+        sent.push(ground.taken().await);
+    }
+    for push in &sent[2..] {
+        let job = next(&mut jobs).await;
+        assert_eq!(pushes(&job), std::slice::from_ref(push));
+        assert!(job.ack().await);
+    }
+    ground.bed.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_hangs_up_leaves_no_job_behind() {
+    let ground = Arc::new(Ground::new().await);
+    let mut jobs = ground.bed.consume(Queue::JobsInteractive, 64).await;
+    for n in 0..40 {
+        let caller = tokio::spawn({
+            let ground = Arc::clone(&ground);
+            async move { ground.taken().await }
+        });
+        tokio::time::sleep(Duration::from_micros(n * 50)).await;
+        caller.abort();
+        caller.await.ok();
+    }
+    // One that is not cut off: everything before it is committed, or never will be.
+    let last = ground.taken().await;
+    let page = Page {
+        limit: 100,
+        ..Page::default()
+    };
+    let mut kept: Vec<PushId> = ground
+        .store
+        .pushes(&ground.tenant, &page)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|push| push.id)
+        .collect();
+    kept.sort();
+    assert!(kept.contains(&last));
+    let mut came = Vec::new();
+    for _ in &kept {
+        let job = next(&mut jobs).await;
+        came.extend(pushes(&job));
+        assert!(job.ack().await);
+    }
+    came.sort();
+    assert_eq!(came, kept);
+    let Ok(ground) = Arc::try_unwrap(ground) else {
+        panic!("every caller has ended");
+    };
     ground.bed.end().await;
 }
 

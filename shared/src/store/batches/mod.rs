@@ -1,7 +1,7 @@
 //! Batches: many pushes from one upload, kept in the database until it is their turn.
 //!
 //! ```text
-//! line -> push (`accepted`) + part of a chunk in `backlog` -> released: one job for the chunk, in the outbox -> begun: a worker has all of it
+//! line -> push (`accepted`) + part of a chunk in `backlog` -> released: one job for the chunk, promised -> begun: a worker has all of it
 //!      -> ended: every push of the chunk has, the chunk is deleted -> the batch is done when it has no chunk
 //! ```
 //!
