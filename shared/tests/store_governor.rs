@@ -229,7 +229,6 @@ async fn a_newer_prompt_takes_the_place_of_the_open_one_with_its_event() {
         let wanted = Wanted {
             pushes: vec![first.clone()],
             retries: vec![],
-            ..Wanted::default()
         };
         bed.store.claim(&wanted, NOW, 30_000).await.unwrap();
         bed.told();
@@ -374,7 +373,6 @@ async fn of_fifty_parallel_requests_for_one_user_one_prompt_stays_open() {
                 let wanted = Wanted {
                     pushes,
                     retries: vec![],
-                    ..Wanted::default()
                 };
                 store.claim(&wanted, NOW + n, 30_000).await.unwrap();
             }

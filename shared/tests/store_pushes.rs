@@ -146,7 +146,6 @@ impl Bed {
         let wanted = Wanted {
             pushes: vec![push.clone()],
             retries: vec![],
-            ..Wanted::default()
         };
         self.store.claim(&wanted, now, LEASE).await.unwrap().claimed
     }
@@ -348,7 +347,6 @@ async fn a_retry_waits_is_claimed_by_its_attempt_and_recovered_when_its_message_
         let wanted = Wanted {
             pushes: vec![],
             retries: job.retries,
-            ..Wanted::default()
         };
         let early = bed.store.claim(&wanted, NOW + 1_000, LEASE).await.unwrap();
         assert!(early.claimed.is_empty(), "{}: not due", bed.name);
@@ -401,7 +399,6 @@ async fn a_retry_waits_is_claimed_by_its_attempt_and_recovered_when_its_message_
         let wanted = Wanted {
             pushes: vec![],
             retries: again.retries,
-            ..Wanted::default()
         };
         let last = bed
             .store

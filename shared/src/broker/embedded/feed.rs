@@ -2,7 +2,7 @@
 
 use super::super::{DELIVERY_LIMIT, Delivery, Queue, Settle, Settlement};
 use super::settling::Leased;
-use super::{IDLE, Inner, name};
+use super::{IDLE, Inner, StoreError, Taken, name};
 use crate::message::Message;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -26,6 +26,37 @@ async fn place(inner: &Inner, window: &Arc<Semaphore>) -> Option<OwnedSemaphoreP
     tokio::select! {
         permit = Arc::clone(window).acquire_owned() => permit.ok(),
         () = inner.stop.cancelled() => None,
+    }
+}
+
+/// Up to `limit` rows that the table has ready, and how long to wait for more where there are none.
+async fn look(inner: &Inner, queue: &Queue, limit: usize) -> (Vec<Taken>, Duration) {
+    let looking = async {
+        let nap = inner.nap(queue).await?;
+        let rows = if nap.is_zero() {
+            inner.take(queue, limit).await?
+        } else {
+            Vec::new()
+        };
+        Ok::<_, StoreError>((rows, nap))
+    };
+    match looking.await {
+        Ok((rows, nap)) => {
+            if rows.len() < limit {
+                inner.lines.caught_up(queue);
+            } else {
+                inner.lines.fell_behind(name(queue));
+            }
+            (rows, nap)
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the embedded queue could not be read"
+            );
+            // A row that is due says nothing about when a disk has room again.
+            (Vec::new(), IDLE)
+        }
     }
 }
 
@@ -53,29 +84,9 @@ pub(super) async fn feed(
             && (taken.is_empty() || inner.lines.is_behind(&queue) || looked.elapsed() >= LOOK)
         {
             looked = Instant::now();
-            nap = inner.nap(&queue).await;
-            if nap.is_zero() {
-                match inner.take(&queue, left).await {
-                    Ok(more) => {
-                        if more.len() < left {
-                            inner.lines.caught_up(&queue);
-                        } else {
-                            inner.lines.fell_behind(name(&queue));
-                        }
-                        taken.extend(more);
-                    }
-                    Err(error) => {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "the embedded queue could not be read"
-                        );
-                        // A row that is due says nothing about when a disk has room again.
-                        nap = IDLE;
-                    }
-                }
-            } else {
-                inner.lines.caught_up(&queue);
-            }
+            let more;
+            (more, nap) = look(&inner, &queue, left).await;
+            taken.extend(more);
         }
         if taken.is_empty() {
             drop(first);

@@ -335,16 +335,12 @@ impl Inner {
     }
 
     /// How long until a row of `queue` becomes visible, at most [`IDLE`].
-    async fn nap(&self, queue: &Queue) -> Duration {
-        let next = match self.db.fetch(&NEXT, &[Arg::Text(name(queue))]).await {
-            Ok(rows) => rows
-                .first()
-                .and_then(|row| row.maybe_int("at").ok().flatten()),
-            Err(_) => None,
-        };
-        next.map_or(IDLE, |at| {
+    async fn nap(&self, queue: &Queue) -> Result<Duration, StoreError> {
+        let rows = self.db.fetch(&NEXT, &[Arg::Text(name(queue))]).await?;
+        let next = rows.first().map(|row| row.maybe_int("at")).transpose()?;
+        Ok(next.flatten().map_or(IDLE, |at| {
             Duration::from_millis(u64::try_from(at - self.clock.now()).unwrap_or(0)).min(IDLE)
-        })
+        }))
     }
 }
 
