@@ -4,7 +4,6 @@ use harness::{World, footings, until};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use simulator::{ApnsReason, FcmCode, Script};
-use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_preferred_device_rings_alone() {
@@ -150,13 +149,11 @@ async fn a_provider_that_fails_is_tried_again_with_the_same_identifiers() {
         assert_eq!(receipts[0].apns_id, receipts[1].apns_id);
         assert_eq!(receipts[0].collapse_id.as_deref(), Some(push.as_str()));
         // Results are gathered before they are recorded.
-        let recorded = async {
-            while world.delivery(&push, &phone).await.unwrap()["attempts"] != 2 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let recorded = tokio::time::timeout(Duration::from_secs(20), recorded).await;
-        assert!(recorded.is_ok(), "{footing:?} counts both calls");
+        until(20, "both calls are counted", || async {
+            let shown = world.delivery(&push, &phone).await.unwrap();
+            (shown["attempts"] == 2).then_some(())
+        })
+        .await;
         world.approve(&phone, &prompt, code.as_deref()).await;
         world.end().await;
     }

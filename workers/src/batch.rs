@@ -1,6 +1,7 @@
-//! Taking what a queue has, as much as there is, without waiting for more.
+//! Taking what a queue has, as much as there is: at once where somebody waits, and else with what comes in a moment.
 
 use shared::broker::Delivery;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -32,4 +33,27 @@ pub(crate) async fn next(
         first = from.recv() => first?,
     };
     Some(gather(first, from, most))
+}
+
+/// How long work that nobody waits for is gathered: one transaction for many costs little more than for one.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// Adds to the empty `batch` what has come and what comes in a moment, up to `most`. `false` at the end of the channel.
+pub(crate) async fn gather_for_a_moment<T>(
+    from: &mut mpsc::Receiver<T>,
+    batch: &mut Vec<T>,
+    most: usize,
+) -> bool {
+    if from.recv_many(batch, most).await == 0 {
+        return false;
+    }
+    if batch.len() < most {
+        tokio::time::sleep(MOMENT).await;
+        while batch.len() < most
+            && let Ok(more) = from.try_recv()
+        {
+            batch.push(more);
+        }
+    }
+    true
 }

@@ -40,8 +40,6 @@ const STEP: usize = 200;
 const REST: u32 = 3;
 /// How many results one record takes at most.
 const RECORD: usize = 500;
-/// How long results are gathered before they are recorded: nobody waits for that, and one transaction for many costs little more than for one.
-const GATHER: Duration = Duration::from_millis(20);
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -521,15 +519,7 @@ async fn write(store: &Store, clock: &SharedClock, results: &[Recorded]) -> bool
 async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
     let acks = TaskTracker::new();
     let mut batch = Vec::with_capacity(RECORD);
-    while results.recv_many(&mut batch, RECORD).await > 0 {
-        if batch.len() < RECORD {
-            tokio::time::sleep(GATHER).await;
-            while batch.len() < RECORD
-                && let Ok(more) = results.try_recv()
-            {
-                batch.push(more);
-            }
-        }
+    while batch::gather_for_a_moment(&mut results, &mut batch, RECORD).await {
         let outcomes: Vec<Outcome> = std::mem::take(&mut batch);
         let mut recorded = Vec::with_capacity(outcomes.len());
         let mut jobs = Vec::with_capacity(outcomes.len());

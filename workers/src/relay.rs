@@ -5,6 +5,7 @@
 //! ones are published meanwhile. What a crash, a full broker or a lost confirm leaves behind is found by the sweep, once its lease has run out, and
 //! handed over again.
 
+use crate::batch::gather_for_a_moment;
 use shared::broker::{PublishError, SharedBroker};
 use shared::clock::SharedClock;
 use shared::id::MessageId;
@@ -18,8 +19,6 @@ use tokio_util::sync::CancellationToken;
 const BATCH: usize = 500;
 /// How many confirmed messages may wait to be forgotten.
 const UNFORGOTTEN: usize = 2_000;
-/// How long confirmed messages are gathered before they leave the outbox.
-const GATHER: Duration = Duration::from_millis(20);
 /// How often leases that ran out are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
 
@@ -171,16 +170,8 @@ impl Publisher {
 
 /// Deletes confirmed messages from the outbox, many at once. Ends with the last sender.
 async fn forget(outbox: Outbox, mut confirmed: mpsc::Receiver<MessageId>) {
-    let mut ids = Vec::with_capacity(UNFORGOTTEN);
-    while confirmed.recv_many(&mut ids, UNFORGOTTEN).await > 0 {
-        if ids.len() < BATCH {
-            tokio::time::sleep(GATHER).await;
-            while ids.len() < UNFORGOTTEN
-                && let Ok(more) = confirmed.try_recv()
-            {
-                ids.push(more);
-            }
-        }
+    let mut ids = Vec::with_capacity(BATCH);
+    while gather_for_a_moment(&mut confirmed, &mut ids, BATCH).await {
         if let Err(error) = outbox.delete(&ids).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
