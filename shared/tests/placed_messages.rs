@@ -5,15 +5,15 @@
     reason = "the helpers of a test may panic: that is the test failing"
 )]
 
+mod samples;
 mod support;
 
 use shared::broker::{Broker, Depth, Embedded, LEASE, Queue};
 use shared::clock::Millis;
-use shared::crypto::content_hash;
-use shared::domain::{Content, Kind, OpenPrompts, Rules, Target};
+use shared::domain::{Kind, OpenPrompts, Rules};
 use shared::id::{PushId, StoreId};
-use shared::message::{Job, Lane};
-use shared::store::{Handover, NewPush, Outbox, Page, SealedPolicy, Store, Taken, Terms, UserRef};
+use shared::message::Job;
+use shared::store::{Handover, Outbox, Page, SealedPolicy, Store, Taken};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Bed, Engine, next};
@@ -55,38 +55,11 @@ impl Ground {
     }
 
     async fn taken(&self) -> PushId {
-        let content = Content {
-            kind: Kind::Generic,
-            relying_party: "payroll".to_owned(),
-            title: "Payslip".to_owned(),
-            message: None,
-            details: vec![],
-            context: None,
-            payment: None,
-            approval: None,
-            payments: None,
-            redirect_url: None,
-        };
-        let new = NewPush {
-            payments: vec![],
-            id: PushId::fresh(NOW),
-            store: self.tenant.clone(),
-            user: UserRef::External("ada".to_owned()),
-            content_hash: content_hash(&content),
-            content,
-            target: Target::All,
-            nonce: "nonce".to_owned(),
-            lane: Lane::Interactive,
-            match_required: false,
-            idempotency: None,
-            reply_to: None,
-            correlation_id: None,
-            traceparent: None,
-            process: None,
-            terms: Terms::default(),
-            created_at: NOW,
-            expires_at: NOW + 60_000,
-        };
+        let new = samples::push(
+            &self.tenant,
+            samples::content(Kind::Generic, "Payslip"),
+            NOW,
+        );
         let taken = self.store.take(std::slice::from_ref(&new), NOW).await;
         assert!(matches!(taken.unwrap()[..], [Taken::New(_)]));
         new.id

@@ -6,17 +6,18 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{close, databases, phone};
 use shared::clock::Millis;
-use shared::crypto::{content_hash, random_text};
-use shared::domain::{Content, Kind, OpenPrompts, Rules, Target};
-use shared::id::{PushId, StoreId};
+use shared::crypto::random_text;
+use shared::domain::{Kind, OpenPrompts, Rules};
+use shared::id::StoreId;
 use shared::message::{Job, Lane, Route};
 use shared::store::db::{Row, Statement, Tx};
 use shared::store::{
     Begun, Chunk, Claimed, Committed, DeliveryResult, Handover, NewBatch, NewPush, NewRow,
-    Recorded, SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
+    Recorded, SealedPolicy, Store, Taken, Wanted,
 };
 use std::collections::BTreeSet;
 
@@ -25,33 +26,11 @@ const LEASE: Millis = 30_000;
 /// Their rows multiply while a connection lives.
 const GROWING: [&str; 2] = ["pushes", "deliveries"];
 
-fn content() -> Content {
-    serde_json::from_value(
-        serde_json::json!({"kind": Kind::Generic, "relying_party": "payroll", "title": "Hello"}),
-    )
-    .unwrap()
-}
-
 async fn interactive(store: &Store, tenant: &StoreId, n: usize) {
     let new = NewPush {
-        payments: vec![],
-        id: PushId::fresh(NOW),
-        store: tenant.clone(),
-        user: UserRef::External("ada".to_owned()),
-        content_hash: content_hash(&content()),
-        content: content(),
-        target: Target::All,
         nonce: random_text::<12>(),
-        lane: Lane::Interactive,
-        match_required: false,
         idempotency: Some((format!("key {n}"), "h".to_owned())),
-        reply_to: None,
-        correlation_id: None,
-        traceparent: None,
-        process: None,
-        terms: Terms::default(),
-        created_at: NOW,
-        expires_at: NOW + 60_000,
+        ..samples::push(tenant, samples::content(Kind::Generic, "Hello"), NOW)
     };
     let taken = store.take(std::slice::from_ref(&new), NOW).await.unwrap();
     assert!(matches!(taken[..], [Taken::New(_)]));
@@ -84,18 +63,9 @@ async fn batch(store: &Store, tenant: &StoreId, committed: &mut Committed) {
         panic!("a fresh batch is open");
     };
     let rows = [NewRow {
-        line: 1,
         key: Some(random_text::<12>()),
-        hash: "h".to_owned(),
-        id: PushId::fresh(NOW),
-        user: UserRef::External("ada".to_owned()),
-        content_hash: content_hash(&content()),
-        content: content(),
-        target: Target::All,
         nonce: random_text::<12>(),
-        lifetime: 600_000,
-        correlation_id: None,
-        bytes: 10,
+        ..samples::row(1, samples::content(Kind::Generic, "Hello"), NOW)
     }];
     let took = store.take_rows(&upload, &rows, &[], (1, 1), |_| None, NOW);
     assert_eq!(took.await.unwrap().unwrap().new, 1);

@@ -7,21 +7,21 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, key, phone};
 use futures_util::future::join_all;
 use shared::clock::Millis;
-use shared::crypto::content_hash;
 use shared::domain::approval::{Terms as Counting, outcome};
 use shared::domain::{
-    ApprovalState, Content, Kind, OnDenial, OpenPrompts, PushState, Quorum, Rules, Standing, Target,
+    ApprovalState, Content, Kind, OnDenial, OpenPrompts, PushState, Quorum, Rules, Standing,
 };
 use shared::id::{ApprovalId, DeviceId, KeyId, PushId, StoreId, UserId};
-use shared::message::{Lane, Route};
+use shared::message::Route;
 use shared::store::db::{Arg, Statement};
 use shared::store::{
     Action, Answer, Cancelled, Committed, Consumed, Handover, NewApproval, NewPush, SealedPolicy,
-    Store, Taken, TakenApproval, Terms, USABLE, UserRef, Wanted,
+    Store, Taken, TakenApproval, USABLE, UserRef, Wanted,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -197,36 +197,13 @@ fn orders(of: &[usize]) -> Vec<Vec<usize>> {
 impl Bed {
     fn member(&self, user: &UserId, expires_at: Millis) -> NewPush {
         let content = Content {
-            kind: Kind::Confirm,
-            relying_party: RP.to_owned(),
-            title: "Pay".to_owned(),
-            message: None,
-            details: vec![],
-            redirect_url: None,
-            context: None,
-            payment: None,
-            payments: None,
             approval: Some(Quorum { required: 2, of: 3 }),
+            ..samples::content(Kind::Confirm, "Pay")
         };
         NewPush {
-            payments: vec![],
-            id: PushId::fresh(NOW),
-            store: self.tenant.clone(),
             user: UserRef::Id(user.clone()),
-            content_hash: content_hash(&content),
-            content,
-            target: Target::All,
-            nonce: "nonce".to_owned(),
-            lane: Lane::Interactive,
-            match_required: false,
-            idempotency: None,
-            reply_to: None,
-            correlation_id: None,
-            traceparent: None,
-            process: None,
-            terms: Terms::default(),
-            created_at: NOW,
             expires_at,
+            ..samples::push(&self.tenant, content, NOW)
         }
     }
 

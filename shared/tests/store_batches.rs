@@ -6,12 +6,12 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, phone};
 use shared::clock::Millis;
-use shared::crypto::content_hash;
-use shared::domain::{BatchState, Content, Kind, PushState, Target, UserStatus};
-use shared::id::{PushId, StoreId};
+use shared::domain::{BatchState, Kind, PushState, UserStatus};
+use shared::id::StoreId;
 use shared::message::{Job, Lane, Message, Route};
 use shared::store::{
     BatchRow, Begun, Chunk, Committed, Handover, NewBatch, NewRow, Refusal, RowCheck, Store, Took,
@@ -50,31 +50,12 @@ async fn beds(test: &str) -> Vec<Bed> {
 }
 
 fn row(line: i64, user: &str, key: Option<&str>, title: &str) -> NewRow {
-    let content = Content {
-        kind: Kind::Generic,
-        relying_party: "payroll".to_owned(),
-        title: title.to_owned(),
-        message: None,
-        details: vec![],
-        context: None,
-        payment: None,
-        approval: None,
-        payments: None,
-        redirect_url: None,
-    };
     NewRow {
-        line,
         key: key.map(str::to_owned),
         hash: format!("{user} {title}"),
-        id: PushId::fresh(NOW),
         user: UserRef::External(user.to_owned()),
-        content_hash: content_hash(&content),
-        content,
-        target: Target::All,
-        nonce: "nonce".to_owned(),
         lifetime: DAY,
-        correlation_id: None,
-        bytes: 10,
+        ..samples::row(line, samples::content(Kind::Generic, title), NOW)
     }
 }
 

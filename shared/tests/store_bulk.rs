@@ -6,16 +6,17 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, phone};
 use shared::clock::Millis;
-use shared::crypto::{content_hash, random_text};
-use shared::domain::{Content, Kind, PushState, Rules, Target};
+use shared::crypto::random_text;
+use shared::domain::{Kind, PushState, Rules};
 use shared::id::{ChunkId, DeliveryId, PushId, StoreId};
 use shared::message::{Job, Message, Route};
 use shared::store::{
     Begun, Chunk, Claimed, Committed, DeliveryResult, DeliveryRow, Device, Handover, NewBatch,
-    NewRow, Recorded, SealedPolicy, Store, UserRef, Wanted,
+    NewRow, Recorded, SealedPolicy, Store, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -64,23 +65,9 @@ async fn beds(test: &str) -> Vec<(Bed, Chunk)> {
 }
 
 fn row(line: i64) -> NewRow {
-    let content: Content = serde_json::from_value(
-        serde_json::json!({"kind": Kind::Generic, "relying_party": "payroll", "title": "Hello"}),
-    )
-    .unwrap();
     NewRow {
-        line,
-        key: None,
-        hash: "h".to_owned(),
-        id: PushId::fresh(NOW),
-        user: UserRef::External("ada".to_owned()),
-        content_hash: content_hash(&content),
-        content,
-        target: Target::All,
         nonce: random_text::<12>(),
-        lifetime: 600_000,
-        correlation_id: None,
-        bytes: 10,
+        ..samples::row(line, samples::content(Kind::Generic, "Hello"), NOW)
     }
 }
 

@@ -6,16 +6,16 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, key, phone};
 use shared::clock::Millis;
-use shared::crypto::content_hash;
-use shared::domain::{Content, Kind, OpenPrompts, PushState, Rules, Target};
+use shared::domain::{Kind, OpenPrompts, PushState, Rules};
 use shared::id::{DeviceId, KeyId, PushId, StoreId, UserId};
 use shared::message::{Job, Lane, Message, Route};
 use shared::store::{
     Action, Answer, Answered, Committed, Consumed, Handover, NewPush, Page, SealedPolicy, Store,
-    Taken, Terms, USABLE, UserRef, Wanted,
+    Taken, USABLE, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -69,37 +69,10 @@ impl Bed {
     }
 
     fn push(&self, kind: Kind, now: Millis) -> NewPush {
-        let content = Content {
-            kind,
-            relying_party: RP.to_owned(),
-            title: "Sign in".to_owned(),
-            message: None,
-            details: vec![],
-            redirect_url: None,
-            context: None,
-            payment: None,
-            approval: None,
-            payments: None,
-        };
         NewPush {
-            payments: vec![],
-            id: PushId::fresh(now),
-            store: self.tenant.clone(),
-            user: UserRef::External("ada".to_owned()),
-            content_hash: content_hash(&content),
-            content,
-            target: Target::All,
-            nonce: "nonce".to_owned(),
-            lane: Lane::Interactive,
             match_required: kind == Kind::Confirm,
-            idempotency: None,
-            reply_to: None,
-            correlation_id: None,
-            traceparent: None,
-            process: None,
-            terms: Terms::default(),
-            created_at: now,
             expires_at: now + 120_000,
+            ..samples::push(&self.tenant, samples::content(kind, "Sign in"), now)
         }
     }
 

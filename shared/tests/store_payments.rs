@@ -6,17 +6,14 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, key, phone};
 use shared::clock::Millis;
-use shared::crypto::content_hash;
-use shared::domain::{Content, Kind, Payee, PaymentItem, Target};
+use shared::domain::{Content, Kind, Payee, PaymentItem};
 use shared::id::{DeviceId, PushId, StoreId};
-use shared::message::Lane;
 use shared::payments::shown;
-use shared::store::{
-    Action, Answer, Consumed, Handover, NewPush, PushRow, Store, Taken, Terms, USABLE, UserRef,
-};
+use shared::store::{Action, Answer, Consumed, Handover, NewPush, PushRow, Store, Taken, USABLE};
 
 const NOW: Millis = 1_000_000;
 
@@ -63,36 +60,13 @@ fn items(count: usize) -> Vec<PaymentItem> {
 impl Bed {
     fn push(&self, items: Vec<PaymentItem>, idempotency: Option<(&str, &str)>) -> NewPush {
         let content = Content {
-            kind: Kind::Confirm,
-            relying_party: "payroll".to_owned(),
-            title: "Pay".to_owned(),
-            message: None,
-            details: vec![],
-            context: None,
-            payment: None,
             payments: shown(&items),
-            approval: None,
-            redirect_url: None,
+            ..samples::content(Kind::Confirm, "Pay")
         };
         NewPush {
-            id: PushId::fresh(NOW),
-            store: self.tenant.clone(),
-            user: UserRef::External("ada".to_owned()),
-            content_hash: content_hash(&content),
-            content,
             payments: items,
-            target: Target::All,
-            nonce: "nonce".to_owned(),
-            lane: Lane::Interactive,
-            match_required: false,
             idempotency: idempotency.map(|(key, hash)| (key.to_owned(), hash.to_owned())),
-            reply_to: None,
-            correlation_id: None,
-            traceparent: None,
-            process: None,
-            terms: Terms::default(),
-            created_at: NOW,
-            expires_at: NOW + 60_000,
+            ..samples::push(&self.tenant, content, NOW)
         }
     }
 

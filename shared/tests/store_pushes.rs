@@ -6,14 +6,13 @@
 )]
 
 mod databases;
+mod samples;
 
 use databases::{Left, close, databases, key, phone};
 use serde_json::json;
 use shared::clock::Millis;
-use shared::crypto::content_hash;
 use shared::domain::{
-    Content, DeliveryState, InstanceState, Kind, OpenPrompts, Provider, PushState, Rules, Target,
-    UserStatus,
+    DeliveryState, InstanceState, Kind, OpenPrompts, Provider, PushState, Rules, Target, UserStatus,
 };
 use shared::event;
 use shared::id::{DeviceId, PushId, StoreId, UserId};
@@ -22,7 +21,7 @@ use shared::secret::Secret;
 use shared::store::{
     Address, Answer, Answered, Claimed, Committed, Definition, DeliveryResult, DeviceRefused,
     Handover, LONGEST_INSTANCE, NewProcess, NewPush, Opened, Page, ProcessLink, Recorded,
-    SealedPolicy, Store, Taken, Terms, UserRef, Wanted,
+    SealedPolicy, Store, Taken, UserRef, Wanted,
 };
 
 const NOW: Millis = 1_000_000;
@@ -90,37 +89,11 @@ async fn beds(test: &str) -> Vec<Bed> {
 
 impl Bed {
     fn push(&self, kind: Kind, target: Target) -> NewPush {
-        let content = Content {
-            kind,
-            relying_party: "payroll".to_owned(),
-            title: "Sign in".to_owned(),
-            message: None,
-            details: vec![],
-            context: None,
-            payment: None,
-            approval: None,
-            payments: None,
-            redirect_url: None,
-        };
         NewPush {
-            payments: vec![],
-            id: PushId::fresh(NOW),
-            store: self.tenant.clone(),
-            user: UserRef::External("ada".to_owned()),
-            content_hash: content_hash(&content),
-            content,
             target,
-            nonce: "nonce".to_owned(),
-            lane: Lane::Interactive,
             match_required: kind == Kind::Confirm,
-            idempotency: None,
-            reply_to: None,
             correlation_id: Some("order 7".to_owned()),
-            traceparent: None,
-            process: None,
-            terms: Terms::default(),
-            created_at: NOW,
-            expires_at: NOW + 60_000,
+            ..samples::push(&self.tenant, samples::content(kind, "Sign in"), NOW)
         }
     }
 
