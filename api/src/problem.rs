@@ -230,8 +230,11 @@ impl From<shared::store::Error> for Problem {
             "a request failed on the database"
         );
         match error {
-            shared::store::Error::Driver(_) | shared::store::Error::Stopped => Self::unavailable(),
+            shared::store::Error::Driver(_)
+            | shared::store::Error::Sqlite(_)
+            | shared::store::Error::Stopped => Self::unavailable(),
             shared::store::Error::Scheme
+            | shared::store::Error::Path
             | shared::store::Error::Migrate(_)
             | shared::store::Error::Row(_) => Self::new(Code::Internal),
         }

@@ -76,6 +76,7 @@ impl Alone {
         let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
         let path = path.split('?').next().unwrap_or_default();
         if path.is_empty() || path == ":memory:" {
+            // It is refused when it is opened.
             return Ok(None);
         }
         let path = format!("{path}.lock");

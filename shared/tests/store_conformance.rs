@@ -158,4 +158,7 @@ async fn another_kind_of_address_is_refused() {
         Db::open("mysql://localhost/x").await,
         Err(Error::Scheme)
     ));
+    for url in ["sqlite:", "sqlite::memory:", "sqlite:x.db?mode=memory"] {
+        assert!(matches!(Db::open(url).await, Err(Error::Path)), "{url}");
+    }
 }

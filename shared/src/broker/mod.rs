@@ -196,7 +196,7 @@ pub async fn open(
     clock: SharedClock,
 ) -> Result<SharedBroker, Error> {
     match url.split_once(':') {
-        Some(("embedded", _)) if matches!(db, Db::Sqlite { .. }) => {
+        Some(("embedded", _)) if matches!(db, Db::Sqlite(_)) => {
             Ok(Arc::new(Embedded::new(db.clone(), clock)))
         }
         Some(("embedded", _)) => Err(Error::Refused(

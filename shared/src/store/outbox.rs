@@ -130,7 +130,7 @@ static TAKE: Statement = Statement::new(
      RETURNING id, message",
 );
 static DELETE: Statement = Statement::new("DELETE FROM outbox WHERE id {in:$1}");
-static COUNT: Statement = Statement::new("SELECT COUNT(*) AS n FROM outbox");
+static COUNT: Statement = Statement::long("SELECT COUNT(*) AS n FROM outbox");
 
 /// The outbox of one database.
 #[derive(Clone)]

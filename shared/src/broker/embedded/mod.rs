@@ -59,7 +59,7 @@ static MOVE: Statement = Statement::new(
 static FREE: Statement = Statement::new(
     "UPDATE queue_messages SET visible_at = $1 WHERE deliveries > 0 AND visible_at > $1",
 );
-static DEPTH: Statement = Statement::new(
+static DEPTH: Statement = Statement::long(
     "SELECT COUNT(CASE WHEN visible_at <= $2 THEN 1 END) AS ready,
             COUNT(CASE WHEN visible_at > $2 AND deliveries > 0 THEN 1 END) AS unacked
      FROM queue_messages WHERE queue = $1",

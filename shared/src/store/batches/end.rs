@@ -52,10 +52,10 @@ static CANCELLED: Statement = Statement::new(
     "UPDATE batches SET ended_at = $2, outcomes = $3, waiting = 0, waiting_bytes = 0 WHERE id = $1 AND ended_at IS NULL",
 );
 static DROP_OF: Statement = Statement::new("DELETE FROM backlog WHERE batch_id = $1");
-static BY_STATE: Statement = Statement::new(
+static BY_STATE: Statement = Statement::long(
     "SELECT state, reason, COUNT(*) AS n FROM pushes WHERE batch_id = $1 GROUP BY state, reason",
 );
-static REFUSED: Statement = Statement::new(
+static REFUSED: Statement = Statement::long(
     "SELECT COUNT(*) AS n, COUNT(duplicate_of) AS duplicates FROM batch_refusals WHERE batch_id = $1",
 );
 

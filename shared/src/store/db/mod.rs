@@ -1,0 +1,273 @@
+//! The database: PostgreSQL or SQLite, behind one set of calls. The only place that names a driver.
+
+mod checkpoints;
+mod postgres;
+mod sqlite;
+mod statement;
+mod turns;
+mod values;
+
+pub use sqlite::{Sqlite, SqliteRow};
+pub use statement::Statement;
+pub use turns::Line;
+pub use values::{Arg, Row, Rows};
+
+use crate::id::ApprovalId;
+use sqlx::PgPool;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use std::collections::BTreeSet;
+use std::str::FromStr as _;
+use std::time::Duration;
+use turns::Turn;
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not one of `sqlite:` or `postgres:`.
+    #[error("a database address starts with sqlite: or postgres:")]
+    Scheme,
+    /// The address of SQLite is not a path alone.
+    #[error("an address of SQLite is sqlite:PATH, a file, without parameters")]
+    Path,
+    /// The driver's error. It names no value of a row.
+    #[error("the database refused or could not be reached")]
+    Driver(#[from] sqlx::Error),
+    /// The same of SQLite's.
+    #[error("the database refused or could not be reached")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The process ends.
+    #[error("the process is stopping")]
+    Stopped,
+    /// A migration failed, or the schema is newer than this program.
+    #[error("the schema could not be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A row holds what this program never writes.
+    #[error("column {0} holds an unknown value")]
+    Row(&'static str),
+}
+
+impl Error {
+    /// The same values will fail again: whoever repeats must leave something out.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Scheme
+            | Self::Path
+            | Self::Migrate(_)
+            | Self::Row(_)
+            | Self::Driver(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }) => true,
+            // Bad data, broken constraints, bad statements.
+            Self::Driver(sqlx::Error::Database(error)) => {
+                let code = error.code().unwrap_or_default();
+                ["22", "23", "42"]
+                    .iter()
+                    .any(|class| code.starts_with(class))
+            }
+            Self::Sqlite(error) => match error.sqlite_error() {
+                // ERROR, CONSTRAINT, MISMATCH.
+                Some(error) => matches!(error.extended_code & 0xff, 1 | 19 | 20),
+                // It was never asked: what came out is not what was expected, or what went in.
+                None => true,
+            },
+            Self::Driver(_) | Self::Stopped => false,
+        }
+    }
+}
+
+/// A database, behind its pools.
+#[derive(Clone)]
+pub enum Db {
+    /// Serves many machines.
+    Postgres(PgPool),
+    /// Serves one process.
+    Sqlite(Sqlite),
+}
+
+/// How long anybody waits for a connection.
+const ACQUIRE: Duration = Duration::from_secs(5);
+
+impl Db {
+    /// Opens `postgres://…` or `sqlite:PATH`; the file is made where there is none.
+    pub async fn open(url: &str) -> Result<Self, Error> {
+        if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+            let options = PgConnectOptions::from_str(url)?.options([
+                ("statement_timeout", "15s"),
+                ("lock_timeout", "10s"),
+                // Statements are short and come again and again: compiling one takes longer than running it.
+                ("jit", "off"),
+                // Nothing is worth reading a whole table for, though a plan made while it was small says so.
+                ("enable_seqscan", "off"),
+            ]);
+            let pool = PgPoolOptions::new()
+                .max_connections(16)
+                .acquire_timeout(ACQUIRE)
+                .connect_with(options)
+                .await?;
+            return Ok(Self::Postgres(pool));
+        }
+        if !url.starts_with("sqlite:") {
+            return Err(Error::Scheme);
+        }
+        Ok(Self::Sqlite(Sqlite::open(url).await?))
+    }
+
+    /// Brings the schema up to date.
+    pub async fn migrate(&self) -> Result<(), Error> {
+        match self {
+            Self::Postgres(pool) => sqlx::migrate!("../migrations/postgres").run(pool).await?,
+            Self::Sqlite(db) => db.migrate().await?,
+        }
+        Ok(())
+    }
+
+    /// How many migrations are still to be run; more than there are, when the schema is newer than this program. Changes nothing.
+    pub async fn pending_migrations(&self) -> Result<i64, Error> {
+        static RUN: Statement =
+            Statement::new("SELECT COUNT(*) AS n FROM _sqlx_migrations WHERE success");
+        let known = match self {
+            Self::Postgres(_) => sqlx::migrate!("../migrations/postgres").iter().count(),
+            Self::Sqlite(_) => sqlx::migrate!("../migrations/sqlite").iter().count(),
+        };
+        let run = match self.fetch(&RUN, &[]).await {
+            Ok(rows) => rows.first().map_or(Ok(0), |row| row.int("n"))?,
+            // No such table: an empty database.
+            Err(error) if error.is_permanent() => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(i64::try_from(known).unwrap_or(i64::MAX) - run)
+    }
+
+    /// Begins a transaction that may write. Dropping it rolls back. Its commit survives everything.
+    pub async fn begin(&self) -> Result<Tx, Error> {
+        self.begin_waiting(true, Turn::Now).await
+    }
+
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn begin_later(&self) -> Result<Tx, Error> {
+        self.begin_waiting(true, Turn::Later).await
+    }
+
+    /// The same for what nobody outside is told of, and what can be done again: on SQLite its commit does not wait for the disk. It survives the end
+    /// of the process; a power cut may take it back, together with every later one, and never without them.
+    pub async fn begin_repeatable(&self) -> Result<Tx, Error> {
+        self.begin_waiting(false, Turn::Soon).await
+    }
+
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn begin_repeatable_later(&self) -> Result<Tx, Error> {
+        self.begin_waiting(false, Turn::Later).await
+    }
+
+    async fn begin_waiting(&self, wait: bool, turn: Turn) -> Result<Tx, Error> {
+        let open = match self {
+            Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
+            Self::Sqlite(db) => Open::Sqlite(db.begin(wait, turn).await?),
+        };
+        Ok(Tx {
+            open,
+            to_settle: BTreeSet::new(),
+        })
+    }
+
+    /// Reads outside a transaction.
+    pub async fn fetch(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Postgres(pool) => {
+                postgres::fetch(&mut *pool.acquire().await?, statement, args).await
+            }
+            Self::Sqlite(db) => db.fetch(statement, args).await,
+        }
+    }
+
+    /// Runs one statement that writes, in a transaction of its own.
+    pub async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
+        self.write_waiting(true, statement, args).await
+    }
+
+    /// The same for what can be done again (see [`Db::begin_repeatable`]).
+    pub async fn write_repeatable(
+        &self,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        self.write_waiting(false, statement, args).await
+    }
+
+    async fn write_waiting(
+        &self,
+        wait: bool,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Postgres(pool) => {
+                postgres::fetch(&mut *pool.acquire().await?, statement, args).await
+            }
+            Self::Sqlite(_) => {
+                let turn = if wait { Turn::Now } else { Turn::Soon };
+                let mut tx = self.begin_waiting(wait, turn).await?;
+                let rows = tx.fetch(statement, args).await?;
+                tx.commit().await?;
+                Ok(rows)
+            }
+        }
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        match self {
+            Self::Postgres(pool) => pool.close().await,
+            Self::Sqlite(db) => db.close().await,
+        }
+    }
+}
+
+enum Open {
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+    Sqlite(sqlite::Transaction),
+}
+
+/// A transaction.
+pub struct Tx {
+    open: Open,
+    /// Approvals of which it has ended members: whoever commits it counts them next.
+    pub(super) to_settle: BTreeSet<ApprovalId>,
+}
+
+impl Tx {
+    /// Nobody else writes meanwhile, so that there is nothing to lock.
+    pub fn is_alone(&self) -> bool {
+        matches!(self.open, Open::Sqlite(..))
+    }
+
+    /// Runs a statement and returns its rows.
+    pub async fn fetch(
+        &mut self,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        match &mut self.open {
+            Open::Postgres(tx) => postgres::fetch(tx, statement, args).await,
+            Open::Sqlite(tx) => tx.fetch(statement, args),
+        }
+    }
+
+    /// Runs a statement that gives no rows. Says how many it has written.
+    pub async fn execute(&mut self, statement: &Statement, args: &[Arg<'_>]) -> Result<u64, Error> {
+        match &mut self.open {
+            Open::Postgres(tx) => {
+                let query = postgres::query(statement, args);
+                Ok(query.execute(&mut **tx).await?.rows_affected())
+            }
+            Open::Sqlite(tx) => tx.execute(statement, args),
+        }
+    }
+
+    /// Makes it last.
+    pub async fn commit(self) -> Result<(), Error> {
+        match self.open {
+            Open::Postgres(tx) => tx.commit().await?,
+            Open::Sqlite(tx) => tx.commit()?,
+        }
+        Ok(())
+    }
+}
