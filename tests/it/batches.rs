@@ -350,7 +350,7 @@ async fn a_quiet_store_and_a_login_do_not_wait_for_a_flood() {
             .await;
         // Bob has no device: his pushes end with their fan-out. The flood's provider is slow, and the flood is still coming.
         world.gateway.set_latency(Duration::from_millis(300));
-        let body = lines(12_000);
+        let body = lines(40_000);
         let query = query("");
         let flood = Upload::lines(&query, "flood", &body);
         let mut flooding = Box::pin(world.upload_to(world.store.as_str(), &flood));

@@ -34,12 +34,19 @@ pub const LEASE: Millis = 40_000;
 const CALL: Millis = 25_000;
 /// How many pushes and retries one claim takes at most.
 const CLAIM: usize = 1_000;
-/// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests: its calls and
-/// their record are still to come.
+/// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests on one processor:
+/// its calls and their record are still to come.
 const STEP: usize = 200;
-const REST: u32 = 3;
+const REST: u32 = 16;
+/// How many calls of a batch begin at once while somebody waits, and how long the next ones wait: tasks that are ready run in the order in which they
+/// became so.
+const CALLS: usize = 16;
+const PAUSE: Duration = Duration::from_millis(1);
 /// How many results one record takes at most.
 const RECORD: usize = 500;
+/// The same of a batch while somebody waits, and how many times as long as it has taken it rests.
+const RECORD_STEP: usize = 100;
+const RECORD_REST: u32 = 6;
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -128,7 +135,7 @@ impl FanOut {
         let turns = Arc::new(Semaphore::new(self.limits.claims as usize));
         let (mut claims, calls) = (JoinSet::new(), TaskTracker::new());
         let (outcomes, results) = mpsc::channel(self.limits.in_flight);
-        let mut recorder = tokio::spawn(record(self.store.clone(), self.clock.clone(), results));
+        let mut recorder = tokio::spawn(self.clone().record(results));
         loop {
             // Who gives way does one thing at a time.
             let turn = Arc::clone(&turns).acquire_many_owned(self.turns());
@@ -224,6 +231,22 @@ impl FanOut {
         if self.gives_way() { STEP } else { CLAIM }
     }
 
+    /// How much one record takes.
+    fn record_step(&self) -> usize {
+        if self.gives_way() {
+            RECORD_STEP
+        } else {
+            RECORD
+        }
+    }
+
+    /// Rests after a step of a batch, if somebody waits.
+    async fn rest(&self, step: Duration, times: u32) {
+        if self.lane == Lane::Bulk {
+            self.store.courtesy().rest(step, times).await;
+        }
+    }
+
     /// Sets aside what is no job, with the reason, and forgets it.
     async fn park(&self, delivery: &Delivery, reason: &str) {
         tracing::warn!(reason, "a message that is no job is parked");
@@ -302,10 +325,13 @@ impl FanOut {
                 })));
             }
         }
-        for one in claimed {
+        for (n, one) in claimed.into_iter().enumerate() {
             let Some(job) = owner_of(&one).and_then(|n| open[n].clone()) else {
                 continue;
             };
+            if n % CALLS == CALLS - 1 && self.gives_way() {
+                tokio::time::sleep(PAUSE).await;
+            }
             let provider = self.credentials.provider(&one).await;
             // Never closed while this runs.
             let Ok(place) = Arc::clone(places).acquire_owned().await else {
@@ -325,9 +351,7 @@ impl FanOut {
                 drop(place);
             });
         }
-        if self.lane == Lane::Bulk {
-            self.store.courtesy().rest(took, REST).await;
-        }
+        self.rest(took, REST).await;
     }
 
     /// Claims, however long the database is away; `None` at shutdown, an error where waiting cannot help.
@@ -363,6 +387,56 @@ impl FanOut {
                 () = stop.cancelled() => return None,
             }
         }
+    }
+
+    /// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
+    async fn record(self, mut results: mpsc::Receiver<Outcome>) {
+        let (store, clock) = (&self.store, &self.clock);
+        let acks = TaskTracker::new();
+        let mut batch = Vec::with_capacity(RECORD);
+        while batch::gather_for_a_moment(&mut results, &mut batch, self.record_step()).await {
+            let began = Instant::now();
+            let outcomes: Vec<Outcome> = std::mem::take(&mut batch);
+            let mut recorded = Vec::with_capacity(outcomes.len());
+            let mut jobs = Vec::with_capacity(outcomes.len());
+            for (one, job) in outcomes {
+                match one {
+                    Some(one) => recorded.push(one),
+                    None => job.missed.store(true, Ordering::Release),
+                }
+                jobs.push(job);
+            }
+            if !write(store, clock, &recorded).await {
+                // One of them cannot be written: it is left to its lease, the others are not.
+                for one in &recorded {
+                    write(store, clock, std::slice::from_ref(one)).await;
+                }
+                for job in &jobs {
+                    job.missed.store(true, Ordering::Release);
+                }
+            }
+            crash::point("W4");
+            jobs.retain(|job| job.left.fetch_sub(1, Ordering::AcqRel) == 1);
+            let whole = jobs
+                .iter()
+                .filter(|job| !job.missed.load(Ordering::Acquire));
+            let sent: Vec<_> = whole.filter_map(|job| job.chunk.clone()).collect();
+            if !sent.is_empty()
+                && let Err(error) = store.chunks_sent(&sent).await
+            {
+                // The look at chunks that are due finds nothing to do.
+                tracing::warn!(error = &error as &dyn std::error::Error, "chunks stay due");
+            }
+            for job in jobs {
+                acks.spawn(async move { job.delivery.ack().await });
+            }
+            // Results that wait hold places, and their leases run.
+            if results.len() < self.limits.in_flight / 4 {
+                self.rest(began.elapsed(), RECORD_REST).await;
+            }
+        }
+        acks.close();
+        acks.wait().await;
     }
 }
 
@@ -513,48 +587,4 @@ async fn write(store: &Store, clock: &SharedClock, results: &[Recorded]) -> bool
         }
         tokio::time::sleep(AGAIN).await;
     }
-}
-
-/// Records results, as many at once as there are, and forgets the jobs that are done. Ends with the last sender.
-async fn record(store: Store, clock: SharedClock, mut results: mpsc::Receiver<Outcome>) {
-    let acks = TaskTracker::new();
-    let mut batch = Vec::with_capacity(RECORD);
-    while batch::gather_for_a_moment(&mut results, &mut batch, RECORD).await {
-        let outcomes: Vec<Outcome> = std::mem::take(&mut batch);
-        let mut recorded = Vec::with_capacity(outcomes.len());
-        let mut jobs = Vec::with_capacity(outcomes.len());
-        for (one, job) in outcomes {
-            match one {
-                Some(one) => recorded.push(one),
-                None => job.missed.store(true, Ordering::Release),
-            }
-            jobs.push(job);
-        }
-        if !write(&store, &clock, &recorded).await {
-            // One of them cannot be written: it is left to its lease, the others are not.
-            for one in &recorded {
-                write(&store, &clock, std::slice::from_ref(one)).await;
-            }
-            for job in &jobs {
-                job.missed.store(true, Ordering::Release);
-            }
-        }
-        crash::point("W4");
-        jobs.retain(|job| job.left.fetch_sub(1, Ordering::AcqRel) == 1);
-        let whole = jobs
-            .iter()
-            .filter(|job| !job.missed.load(Ordering::Acquire));
-        let sent: Vec<_> = whole.filter_map(|job| job.chunk.clone()).collect();
-        if !sent.is_empty()
-            && let Err(error) = store.chunks_sent(&sent).await
-        {
-            // The look at chunks that are due finds nothing to do.
-            tracing::warn!(error = &error as &dyn std::error::Error, "chunks stay due");
-        }
-        for job in jobs {
-            acks.spawn(async move { job.delivery.ack().await });
-        }
-    }
-    acks.close();
-    acks.wait().await;
 }
