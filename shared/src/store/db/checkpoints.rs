@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 /// How long the log may become before it is copied, in pages of 4 KiB: a page that many commits have changed is copied once.
-const LONG: i64 = 8_192;
+const LONG: i64 = 2_048;
 /// What is short enough for a turn at the writer.
 const SHORT: i64 = 256;
 /// How often what was written meanwhile is copied before it is left to the next time.
