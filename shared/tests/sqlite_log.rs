@@ -50,7 +50,6 @@ async fn the_log_stays_short_while_others_write_and_nothing_of_it_is_lost() {
     let url = format!("sqlite:{}", folder.join("store.db").display());
     let db = Db::open(&url).await.unwrap();
     db.migrate().await.unwrap();
-    // Begun anew at least twice: three times as much is written as the log is long.
     let reading = tokio::spawn({
         let db = db.clone();
         async move {
@@ -60,6 +59,7 @@ async fn the_log_stays_short_while_others_write_and_nothing_of_it_is_lost() {
             }
         }
     });
+    // Begun anew at least twice: three times as much is written as the log is long.
     let mut written = 0;
     for n in 0..COMMITS {
         write(&db, n).await;

@@ -47,8 +47,8 @@ impl Copier {
         if left_after(&self.connection, "NOOP")? < LONG {
             return Ok(false);
         }
+        left_after(&self.connection, "PASSIVE")?;
         for _ in 0..ROUNDS {
-            left_after(&self.connection, "PASSIVE")?;
             self.file.sync_data().map_err(sqlx::Error::Io)?;
             // Little was written while the disk was waited for.
             if left_after(&self.connection, "PASSIVE")? <= SHORT {

@@ -9,7 +9,6 @@ mod values;
 
 pub use sqlite::{Sqlite, SqliteRow};
 pub use statement::Statement;
-pub use turns::Line;
 pub use values::{Arg, Row, Rows};
 
 use crate::id::ApprovalId;

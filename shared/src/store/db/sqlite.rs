@@ -5,9 +5,9 @@
 //! ([`Statement::long`]) tell the runtime first that they keep their thread for a while.
 
 use super::checkpoints::{self, Copier, WRITERS_LIMIT};
-use super::turns::{Place, Turn};
+use super::turns::{Line, Place, Turn, in_time};
 use super::values::Cell;
-use super::{ACQUIRE, Arg, Error, Line, Row, Rows, Statement};
+use super::{ACQUIRE, Arg, Error, Row, Rows, Statement};
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use sqlx::ConnectOptions as _;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// How many may read at once.
 const READERS: usize = 4;
@@ -106,10 +106,6 @@ fn failure(code: i32) -> Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(code), None).into()
 }
 
-fn took_too_long() -> Error {
-    sqlx::Error::PoolTimedOut.into()
-}
-
 /// The path of `sqlite:PATH`.
 fn path_of(url: &str) -> Result<PathBuf, Error> {
     let (path, parameters) = url.split_once('?').unwrap_or((url, ""));
@@ -164,10 +160,7 @@ impl Sqlite {
     async fn turn(&self, turn: Turn) -> Result<(Place, OwnedMutexGuard<Option<Writer>>), Error> {
         let place = self.0.line.place(turn).await?;
         let writer = Arc::clone(&self.0.writer).lock_owned();
-        let writer = timeout(ACQUIRE, writer)
-            .await
-            .map_err(|_| took_too_long())?;
-        Ok((place, writer))
+        Ok((place, in_time(writer).await?))
     }
 
     pub(super) async fn begin(&self, wait: bool, turn: Turn) -> Result<Transaction, Error> {
@@ -183,7 +176,6 @@ impl Sqlite {
         Ok(Transaction {
             writer,
             committed: self.0.committed.clone(),
-            is_open: true,
             _place: place,
         })
     }
@@ -194,9 +186,7 @@ impl Sqlite {
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
-        let place = timeout(ACQUIRE, self.0.places.acquire())
-            .await
-            .map_err(|_| took_too_long())?;
+        let place = in_time(self.0.places.acquire()).await?;
         let _place = place.map_err(|_| gone())?;
         let connection = self.0.idle().pop().ok_or_else(gone)?;
         let reader = Reader(&self.0, Some(connection));
@@ -246,7 +236,6 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
 pub(super) struct Transaction {
     writer: OwnedMutexGuard<Option<Writer>>,
     committed: watch::Sender<bool>,
-    is_open: bool,
     _place: Place,
 }
 
@@ -254,7 +243,7 @@ impl Transaction {
     fn connection(&self) -> Result<&Connection, Error> {
         let writer = self.writer.as_ref().ok_or_else(gone)?;
         if writer.connection.is_autocommit() {
-            // SQLite has rolled it back by itself, at a full disk: what follows must not be written alone.
+            // It is over; or SQLite has rolled it back by itself, at a full disk, and what follows must not be written alone.
             return Err(failure(ffi::SQLITE_ABORT));
         }
         Ok(&writer.connection)
@@ -271,9 +260,8 @@ impl Transaction {
         })
     }
 
-    pub(super) fn commit(mut self) -> Result<(), Error> {
+    pub(super) fn commit(self) -> Result<(), Error> {
         self.connection()?.execute_batch("COMMIT")?;
-        self.is_open = false;
         self.committed.send_replace(false);
         Ok(())
     }
@@ -281,9 +269,6 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if !self.is_open {
-            return;
-        }
         if let Ok(connection) = self.connection()
             && let Err(error) = connection.execute_batch("ROLLBACK")
         {
@@ -328,16 +313,16 @@ fn run<T>(
     });
     let work = || {
         let (text, kept) = statement.for_sqlite(rows.map_or(0, Rows::count));
-        let done = if kept {
-            let mut prepared = connection.prepare_cached(&text)?;
-            bind(&mut prepared, rows, args)?;
-            with(&mut prepared)?
+        let (mut cached, mut once);
+        let prepared: &mut rusqlite::Statement<'_> = if kept {
+            cached = connection.prepare_cached(&text)?;
+            &mut cached
         } else {
-            let mut prepared = connection.prepare(&text)?;
-            bind(&mut prepared, rows, args)?;
-            with(&mut prepared)?
+            once = connection.prepare(&text)?;
+            &mut once
         };
-        Ok(done)
+        bind(prepared, rows, args)?;
+        Ok(with(prepared)?)
     };
     let many = Handle::try_current()
         .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);

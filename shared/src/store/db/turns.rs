@@ -18,8 +18,7 @@ pub(super) enum Turn {
 
 /// The line in front of the one writer. Of each later kind a few transactions at a time wait with those of the kind before, so that they have their
 /// turn among them, but do not crowd them out: a sign-in waits for a few others, not for all that a batch has to write.
-#[derive(Debug, Clone)]
-pub struct Line {
+pub(super) struct Line {
     soon: Arc<Semaphore>,
     later: Arc<Semaphore>,
 }
@@ -40,11 +39,9 @@ pub(super) type Place = [Option<OwnedSemaphorePermit>; 2];
 impl Line {
     pub(super) async fn place(&self, turn: Turn) -> Result<Place, Error> {
         async fn of(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Error> {
-            match timeout(ACQUIRE, Arc::clone(places).acquire_owned()).await {
-                Ok(Ok(place)) => Ok(place),
-                // Never closed: it took too long.
-                Ok(Err(_)) | Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
-            }
+            let place = in_time(Arc::clone(places).acquire_owned()).await?;
+            // Never closed.
+            place.map_err(|_| sqlx::Error::PoolClosed.into())
         }
         Ok(match turn {
             Turn::Now => [None, None],
@@ -55,4 +52,10 @@ impl Line {
             }
         })
     }
+}
+
+/// Waits as long as anybody waits for a connection.
+pub(super) async fn in_time<T>(place: impl Future<Output = T>) -> Result<T, Error> {
+    let place = timeout(ACQUIRE, place).await;
+    place.map_err(|_| sqlx::Error::PoolTimedOut.into())
 }
