@@ -38,6 +38,8 @@ use workers::{Credentials, SharedTokens};
 
 /// How long a stopping process may take to finish what is under way.
 const GRACE: Duration = Duration::from_secs(25);
+/// How many tasks take pushes: while the disk is waited for, or the database, the next transaction begins.
+const WRITERS: usize = 2;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -261,8 +263,6 @@ impl Running {
         extra: Option<Router>,
         listener: TcpListener,
     ) {
-        let sqlite = settings.database_url.expose().starts_with("sqlite:");
-        let writers = if sqlite { 1 } else { 2 };
         let waits = Waits::default();
         let (listening, broker, until) = (waits.clone(), self.broker.clone(), self.stop.clone());
         self.roles
@@ -272,7 +272,7 @@ impl Running {
             broker: self.broker.clone(),
             clock: clock.clone(),
             secret: Arc::clone(&self.secret),
-            intake: Intake::start(&self.store, clock, writers, &self.intake),
+            intake: Intake::start(&self.store, clock, WRITERS, &self.intake),
             waits,
             public_url: settings.public_url.clone(),
             reply_queues: !settings.queue_url.expose().starts_with("embedded:"),

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 /// How many entries one transaction chains at most.
-const BATCH: i64 = 500;
+const BATCH: i64 = 100;
 
 static NOTE: Statement = Statement::new(
     "INSERT INTO audit_waiting (id, store_id, act, push_id, entry)
@@ -166,7 +166,7 @@ impl Store {
         if self.db.fetch(&ANY, &[]).await?.is_empty() {
             return Ok(0);
         }
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_later().await?;
         let stores = tx.fetch(&STORES, &[Arg::Int(BATCH)]).await?;
         let stores: Vec<String> = stores
             .iter()

@@ -4,7 +4,7 @@
 //! A row of `prompt_slots` for each user and relying party names the newest prompt. Writing it is what puts requests for one user in
 //! line, on whatever processes they are taken. The slots are taken first, in one order, and by this module alone; then pushes, as everywhere.
 
-use super::db::{Arg, Error, Statement, Tx};
+use super::db::{Arg, Error, Rows, Statement, Tx};
 use super::ending::{self, announce, rows_of};
 use super::{NewPush, to_json};
 use crate::clock::Millis;
@@ -16,7 +16,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 static SLOTS: Statement = Statement::new(
-    "INSERT INTO prompt_slots (user_id, rp, push_id) SELECT r.value->>'user', r.value->>'rp', r.value->>'push' FROM {each:$1} WHERE true
+    "INSERT INTO prompt_slots (user_id, rp, push_id) SELECT r.user_id, r.rp, r.push_id FROM {rows:1 user_id rp push_id} WHERE true
      ON CONFLICT (user_id, rp) DO UPDATE SET previous = prompt_slots.push_id, push_id = COALESCE(excluded.push_id, prompt_slots.push_id)
      RETURNING user_id, rp, previous",
 );
@@ -141,12 +141,15 @@ impl Gate {
 
     /// Takes the slots, then those of the prompts they named that are open.
     async fn hold(&mut self, tx: &mut Tx) -> Result<(), Error> {
-        let rows: Vec<_> = self
-            .slots
-            .iter()
-            .map(|((user, rp), slot)| json!({"user": user, "rp": rp, "push": slot.written}))
-            .collect();
-        for row in tx.fetch(&SLOTS, &[Arg::Text(&to_json(&rows))]).await? {
+        let mut rows = Rows::default();
+        for ((user, rp), slot) in &self.slots {
+            let written = slot.written.as_ref().map(PushId::as_str);
+            rows.row()
+                .text(user.as_str())
+                .text(rp.as_str())
+                .maybe_text(written);
+        }
+        for row in tx.fetch(&SLOTS, &[Arg::Rows(&rows)]).await? {
             let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.previous = super::maybe_parsed(&row, "previous")?;

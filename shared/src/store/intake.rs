@@ -1,6 +1,6 @@
 //! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
 
-use super::db::{Arg, Error, Statement, Tx};
+use super::db::{Arg, Error, Rows, Statement, Tx};
 use super::fraud::of_initiator;
 use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
@@ -42,15 +42,14 @@ static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
        fan_out_due, profile, created_by, initiator, approval_id, definition, parameters, max_duration, not_before, not_after, expire_due)
-     SELECT r.value->>'id', r.value->>'store', r.value->>'user', r.value->>'rp', r.value->>'kind', r.value->>'lane', 'accepted', '',
-       r.value->>'target', r.value->>'nonce', r.value->>'content', r.value->>'content_hash', CAST(r.value->>'match_required' AS BIGINT),
-       0, r.value->>'idem_key', r.value->>'idem_hash', r.value->>'reply_to', r.value->>'correlation_id', r.value->>'traceparent',
-       r.value->>'token_hash', CAST(r.value->>'escalate_at' AS BIGINT), CAST(r.value->>'created_at' AS BIGINT),
-       CAST(r.value->>'expires_at' AS BIGINT), CAST(r.value->>'fan_out_due' AS BIGINT), r.value->>'profile', r.value->>'key', r.value->>'initiator',
-       r.value->>'approval', r.value->>'definition', r.value->>'parameters',
-       CAST(r.value->>'max_duration' AS BIGINT), CAST(r.value->>'not_before' AS BIGINT), CAST(r.value->>'not_after' AS BIGINT),
-       CAST(r.value->>'expires_at' AS BIGINT)
-     FROM {each:$1} WHERE true ON CONFLICT DO NOTHING RETURNING id",
+     SELECT r.id, r.store_id, r.user_id, r.rp, r.kind, r.lane, 'accepted', '', r.target, r.nonce, r.content, r.content_hash, r.match_required,
+       0, r.idem_key, r.idem_hash, r.reply_to, r.correlation_id, r.traceparent, r.token_hash, r.escalate_at, r.created_at, r.expires_at,
+       r.fan_out_due, r.profile, r.created_by, r.initiator, r.approval_id, r.definition, r.parameters, r.max_duration, r.not_before, r.not_after,
+       r.expires_at
+     FROM {rows:1 id store_id user_id rp kind lane target nonce content content_hash match_required:int idem_key idem_hash reply_to correlation_id
+       traceparent token_hash escalate_at:int created_at:int expires_at:int fan_out_due:int profile created_by initiator approval_id definition
+       parameters max_duration:int not_before:int not_after:int}
+     WHERE true ON CONFLICT DO NOTHING RETURNING id",
 );
 
 /// How a caller names a user.
@@ -165,25 +164,49 @@ pub(super) fn unseen(lane: Lane) -> Millis {
     }
 }
 
-fn row_of(new: &NewPush, user: &UserId, profile: Profile) -> Value {
+fn add_to(rows: &mut Rows, new: &NewPush, user: &UserId, profile: Profile) {
+    let content = &new.content;
     let process = new.process.as_ref();
+    let definition = process.map(|p| {
+        let definition = &p.definition;
+        json!({"name": definition.name, "version": definition.version, "start_url": definition.start_url}).to_string()
+    });
+    let (key, hash) = new
+        .idempotency
+        .as_ref()
+        .map_or((None, None), |(key, hash)| (Some(key), Some(hash)));
     let escalate = new.target.escalate_after();
-    json!({
-        "id": new.id, "store": new.store, "user": user, "rp": new.content.relying_party,
-        "kind": new.content.kind, "lane": new.lane.as_str(), "target": to_json(&new.target), "nonce": new.nonce,
-        "content": to_json(&new.content), "content_hash": new.content_hash,
-        "match_required": i64::from(new.match_required),
-        "idem_key": new.idempotency.as_ref().map(|(key, _)| key), "idem_hash": new.idempotency.as_ref().map(|(_, hash)| hash),
-        "reply_to": new.reply_to, "correlation_id": new.correlation_id, "traceparent": new.traceparent,
-        "token_hash": process.map(|p| &p.token_hash),
-        "escalate_at": escalate.map(|after| new.created_at + after),
-        "created_at": new.created_at, "expires_at": new.expires_at, "fan_out_due": new.created_at + unseen(new.lane),
-        "definition": process.map(|p| json!({"name": p.definition.name, "version": p.definition.version,
-            "start_url": p.definition.start_url}).to_string()),
-        "profile": profile, "key": new.terms.key, "initiator": new.terms.initiator,
-        "approval": new.terms.approval, "parameters": process.map(|p| p.parameters.to_string()), "max_duration": process.map(|p| p.max_duration),
-        "not_before": process.and_then(|p| p.not_before), "not_after": process.and_then(|p| p.not_after),
-    })
+    rows.row()
+        .text(new.id.as_str())
+        .text(new.store.as_str())
+        .text(user.as_str())
+        .text(content.relying_party.as_str())
+        .text(content.kind.as_str())
+        .text(new.lane.as_str())
+        .text(to_json(&new.target))
+        .text(new.nonce.as_str())
+        .text(to_json(content))
+        .text(new.content_hash.as_str())
+        .int(i64::from(new.match_required))
+        .maybe_text(key.map(String::as_str))
+        .maybe_text(hash.map(String::as_str))
+        .maybe_text(new.reply_to.as_deref())
+        .maybe_text(new.correlation_id.as_deref())
+        .maybe_text(new.traceparent.as_deref())
+        .maybe_text(process.map(|p| p.token_hash.as_str()))
+        .maybe_int(escalate.map(|after| new.created_at + after))
+        .int(new.created_at)
+        .int(new.expires_at)
+        .int(new.created_at + unseen(new.lane))
+        .text(profile.as_str())
+        .maybe_text(new.terms.key.as_ref().map(KeyId::as_str))
+        .maybe_text(new.terms.initiator.as_deref())
+        .maybe_text(new.terms.approval.as_ref().map(ApprovalId::as_str))
+        .maybe_text(definition)
+        .maybe_text(process.map(|p| p.parameters.to_string()))
+        .maybe_int(process.map(|p| p.max_duration))
+        .maybe_int(process.and_then(|p| p.not_before))
+        .maybe_int(process.and_then(|p| p.not_after));
 }
 
 /// The jobs that send `pushes` on their way, a few messages for many pushes.
@@ -347,18 +370,24 @@ fn replayed(push: &NewPush, known: &Known) -> Option<Taken> {
 
 /// Writes those that are let in. Gives the identifiers of those that are there now because of it.
 async fn add(tx: &mut Tx, asking: &[Asking<'_>], gate: &Gate) -> Result<HashSet<String>, Error> {
-    let mut rows: Vec<_> = asking
+    let mut admitted: Vec<_> = asking
         .iter()
         .filter(|one| !gate.refuses(&one.push.id))
-        .map(|one| (one.push, row_of(one.push, one.user, one.profile)))
         .collect();
     // Two batches with the same keys take them in one order, and neither waits for the other in a circle.
-    rows.sort_by_key(|(push, _)| push.idempotency.as_ref().map(|(key, _)| (&push.store, key)));
-    if rows.is_empty() {
+    admitted.sort_by_key(|one| {
+        let push = one.push;
+        let key = push.idempotency.as_ref();
+        key.map(|(key, _)| (&push.store, key))
+    });
+    if admitted.is_empty() {
         return Ok(HashSet::new());
     }
-    let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
-    let added = tx.fetch(&ADD, &[Arg::Text(&to_json(&rows))]).await?;
+    let mut rows = Rows::default();
+    for one in admitted {
+        add_to(&mut rows, one.push, one.user, one.profile);
+    }
+    let added = tx.fetch(&ADD, &[Arg::Rows(&rows)]).await?;
     added.iter().map(|row| row.text("id")).collect()
 }
 
@@ -371,6 +400,9 @@ impl Store {
     ) -> Result<Option<(String, PushRow)>, Error> {
         let wanted = json!([{"store": store, "key": key}]).to_string();
         let rows = self.db.fetch(&KNOWN, &[Arg::Text(&wanted)]).await?;
+        if !rows.is_empty() {
+            self.db.all_safe().await?;
+        }
         rows.first()
             .map(|row| Ok((row.text("used_hash")?, push_of(row)?)))
             .transpose()
@@ -378,7 +410,7 @@ impl Store {
 
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.begin_open().await?;
         let admitted = admit(&mut tx, new, now).await?;
         if admitted
             .taken
@@ -387,7 +419,10 @@ impl Store {
         {
             self.keep(tx, admitted, now).await
         } else {
+            drop(tx);
             admitted.settled.tell();
+            // What is told of again may have been taken at this moment.
+            self.db.all_safe().await?;
             Ok(admitted.taken)
         }
     }

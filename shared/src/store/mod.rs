@@ -130,8 +130,8 @@ impl Store {
             .promise(&mut tx, messages, now + LEASE)
             .await?;
         let handover = self.handover.clone();
-        if tx.is_alone() {
-            // SQLite commits at once, without a point where a caller could hang up.
+        if tx.commits_at_once() {
+            // There is no point where a caller could hang up.
             tx.commit().await?;
             before();
             handover.keep(promised);

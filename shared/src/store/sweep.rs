@@ -52,9 +52,11 @@ static ESCALATING: Statement = Statement::new(
     "SELECT id FROM pushes WHERE escalate_at IS NOT NULL AND escalate_at <= $1 AND ended_at IS NULL ORDER BY escalate_at LIMIT $2
      {skip_locked}",
 );
+// The states once more: SQLite finds the index by them alone.
 static STALE: Statement = Statement::new(
     "UPDATE deliveries SET state = 'retry_wait', reason = CASE WHEN state = 'sending' THEN 'lease_expired' ELSE reason END, due_at = $1
-     WHERE id IN (SELECT id FROM deliveries WHERE ((state = 'sending' AND due_at <= $1) OR (state = 'retry_wait' AND due_at <= $2))
+     WHERE id IN (SELECT id FROM deliveries WHERE state IN ('queued', 'sending', 'retry_wait') AND due_at <= $1
+       AND (state = 'sending' OR (state = 'retry_wait' AND due_at <= $2))
        AND EXISTS (SELECT 1 FROM pushes p WHERE p.id = push_id AND COALESCE(p.ended_at, 0) = 0 AND p.state IN ('accepted', 'pending'))
        ORDER BY due_at LIMIT $3 {skip_locked})
      RETURNING id, attempt, (SELECT p.store_id FROM pushes p WHERE p.id = push_id) AS store_id,

@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 /// How often to look while something is to be sent or on its way, and else.
 const BUSY: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_millis(500);
+/// How long news is gathered: what comes together is released together. And while somebody waits: each release is a transaction and a wait for the disk.
+const GATHER: Duration = Duration::from_millis(5);
+const GATHER_GIVING_WAY: Duration = BUSY;
 /// How long the lease lasts, and when it is renewed.
 const LEASE: Millis = 6_000;
 const RENEW: Duration = Duration::from_secs(2);
@@ -90,8 +93,8 @@ impl Dispatcher {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
                 () = self.store.backlog_news() => {
-                    // What comes together is released together.
-                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    let gives_way = self.store.courtesy().is_asked();
+                    tokio::time::sleep(if gives_way { GATHER_GIVING_WAY } else { GATHER }).await;
                 }
             }
             wait = match self.look(&holder, &mut state).await {

@@ -18,7 +18,7 @@ mod settling;
 use super::{Broker, Delivery, Depth, Error, PublishError, Queue, may_be_aimed_at};
 use crate::clock::{Millis, SharedClock};
 use crate::message::{Lane, Message, Route};
-use crate::store::db::{Arg, Db, Error as StoreError, Row, Statement, Tx};
+use crate::store::db::{Arg, Db, Error as StoreError, Row, Rows, Statement, Tx};
 use line::{Leased, Lines};
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
@@ -43,7 +43,7 @@ static ADD: Statement = Statement::new(
 );
 static PLACE: Statement = Statement::new(
     "INSERT INTO queue_messages (queue, message, visible_at, deliveries)
-     SELECT r.value->>'queue', r.value->>'message', CAST(r.value->>'visible_at' AS BIGINT), CAST(r.value->>'deliveries' AS BIGINT) FROM {each:$1}
+     SELECT r.queue, r.message, r.visible_at, r.deliveries FROM {rows:1 queue message visible_at:int deliveries:int}
      WHERE true RETURNING id, queue, message, deliveries",
 );
 static TAKE: Statement = Statement::new(
@@ -56,7 +56,7 @@ static NEXT: Statement =
 static MOVE: Statement = Statement::new(
     "UPDATE queue_messages SET queue = $3, message = $4, visible_at = $5, deliveries = 0 WHERE id = $1 AND deliveries = $2 RETURNING id",
 );
-static FREE: Statement = Statement::new(
+static FREE: Statement = Statement::long(
     "UPDATE queue_messages SET visible_at = $1 WHERE deliveries > 0 AND visible_at > $1",
 );
 static DEPTH: Statement = Statement::long(
@@ -160,7 +160,7 @@ impl Embedded {
         tx: &mut Tx,
         messages: Vec<Message>,
     ) -> Result<Placed, StoreError> {
-        let (now, mut rows) = (self.0.clock.now(), Vec::new());
+        let (now, mut rows) = (self.0.clock.now(), Rows::default());
         let mut room: HashMap<&str, usize> = HashMap::new();
         // Those that are placed are never refused.
         for new in messages
@@ -173,14 +173,17 @@ impl Embedded {
             let leased = new.visible_at <= now && *room > 0;
             *room -= usize::from(leased);
             let visible_at = if leased { until(now) } else { new.visible_at };
-            rows.push(json!({"queue": new.queue, "message": new.text, "visible_at": visible_at, "deliveries": i64::from(leased)}));
+            rows.row()
+                .text(new.queue)
+                .text(new.text)
+                .int(visible_at)
+                .int(i64::from(leased));
         }
         let mut placed = Placed {
             messages,
             ..Placed::default()
         };
-        let text = serde_json::Value::Array(rows).to_string();
-        for row in tx.fetch(&PLACE, &[Arg::Text(&text)]).await? {
+        for row in tx.fetch(&PLACE, &[Arg::Rows(&rows)]).await? {
             let taken = Taken::of(&row)?;
             if taken.deliveries > 0 {
                 let queue = line::number(&row.text("queue")?);
@@ -314,6 +317,8 @@ impl Inner {
                 ],
             )
             .await?;
+        // What was placed by a transaction that still waits for the disk is not handed out before.
+        self.db.open_ones_safe().await?;
         rows.iter().map(Taken::of).collect()
     }
 

@@ -108,11 +108,15 @@ impl Store {
         }
         if !over.is_empty() {
             let ids = to_json(&over);
-            self.db.write(&DROP, &[Arg::Text(&ids)]).await?;
+            self.db
+                .write_repeatable_later(&DROP, &[Arg::Text(&ids)])
+                .await?;
         }
         if !later.is_empty() {
             let rows = to_json(&later);
-            self.db.write(&LATER, &[Arg::Text(&rows)]).await?;
+            self.db
+                .write_repeatable_later(&LATER, &[Arg::Text(&rows)])
+                .await?;
         }
         let mut ended = 0;
         for row in self.db.fetch(&OVER, &[]).await? {

@@ -154,7 +154,7 @@ impl Store {
     ) -> Result<Released, Error> {
         let mut picks: Vec<_> = picks.iter().collect();
         picks.sort();
-        let mut tx = self.db.begin_later().await?;
+        let mut tx = self.db.begin_open_later().await?;
         let (mut messages, mut released) = (Vec::new(), Released::default());
         for (batch, chunks) in picks {
             let args = [Arg::Text(batch.as_str()), Arg::Int(now)];

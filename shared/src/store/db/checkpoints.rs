@@ -7,20 +7,22 @@
 //! The writer's own limit stays as a bound for the case that this task cannot work.
 
 use super::Error;
+use super::log::Log;
 use super::sqlite::Desk;
 use rusqlite::Connection;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 /// How long the log may become before it is copied, in pages of 4 KiB: a page that many commits have changed is copied once.
-const LONG: i64 = 2_048;
+const LONG: i64 = 8_192;
 /// What is short enough for a turn at the writer.
 const SHORT: i64 = 256;
-/// How often what was written meanwhile is copied before it is left to the next time.
+/// How often what was written meanwhile is copied before the writer waits for it.
 const ROUNDS: u32 = 8;
 /// How long commits are gathered before the length of the log is looked at.
 const GATHER: Duration = Duration::from_millis(20);
@@ -33,29 +35,37 @@ pub(super) struct Copier {
     /// The same file, to wait for what is written to it. SQLite itself waits only where nothing was committed meanwhile. It is never closed: a process
     /// that closes a file loses the locks that its other handles hold on it (fcntl(2)), and with them the database.
     file: &'static File,
+    log: Arc<Log>,
 }
 
 impl Copier {
-    pub(super) fn open(connection: Connection, path: &Path) -> Result<Self, Error> {
+    pub(super) fn open(connection: Connection, path: &Path, log: Arc<Log>) -> Result<Self, Error> {
         let file = File::open(path).map_err(sqlx::Error::Io)?;
         let file = Box::leak(Box::new(file));
-        Ok(Self { connection, file })
+        Ok(Self {
+            connection,
+            file,
+            log,
+        })
     }
 
-    /// `true`: the log was long, and what is left of it is short.
+    /// `true`: the log was long, and what is left of it is short, or never will be.
     fn copy_if_long(&self) -> Result<bool, Error> {
         if left_after(&self.connection, "NOOP")? < LONG {
             return Ok(false);
         }
-        left_after(&self.connection, "PASSIVE")?;
         for _ in 0..ROUNDS {
-            self.file.sync_data().map_err(sqlx::Error::Io)?;
+            left_after(&self.connection, "PASSIVE")?;
+            if let Err(error) = self.file.sync_data() {
+                self.log.fail(&error);
+                return Err(sqlx::Error::Io(error).into());
+            }
             // Little was written while the disk was waited for.
-            if left_after(&self.connection, "PASSIVE")? <= SHORT {
-                return Ok(true);
+            if left_after(&self.connection, "NOOP")? <= SHORT {
+                break;
             }
         }
-        Ok(false)
+        Ok(true)
     }
 }
 
@@ -75,7 +85,7 @@ pub(super) async fn keep_log_short(
         copier = back;
         let turn = match copied {
             Ok(false) => continue,
-            Ok(true) => writer.clone().lock_owned().await,
+            Ok(true) => Arc::clone(&writer).lock_owned().await,
             Err(error) => {
                 warn(&error);
                 continue;

@@ -1,6 +1,7 @@
 //! The database: PostgreSQL or SQLite, behind one set of calls. The only place that names a driver.
 
 mod checkpoints;
+mod log;
 mod postgres;
 mod sqlite;
 mod statement;
@@ -12,8 +13,9 @@ pub use statement::Statement;
 pub use values::{Arg, Row, Rows};
 
 use crate::id::ApprovalId;
-use sqlx::PgPool;
+use sqlite::Flush;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{Connection as _, PgPool};
 use std::collections::BTreeSet;
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -81,6 +83,8 @@ pub enum Db {
     Sqlite(Sqlite),
 }
 
+/// For how long a connection to PostgreSQL that was alive is taken to be so.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long anybody waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
@@ -99,6 +103,17 @@ impl Db {
             let pool = PgPoolOptions::new()
                 .max_connections(16)
                 .acquire_timeout(ACQUIRE)
+                // Each is asked whether it lives as it comes back; to ask again as it goes out is one more round trip for everything. After a restart of
+                // the server within this moment a caller gets an error that the second question would have found.
+                .test_before_acquire(false)
+                .before_acquire(|connection, known| {
+                    Box::pin(async move {
+                        if known.idle_for > FRESH {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
                 .connect_with(options)
                 .await?;
             return Ok(Self::Postgres(pool));
@@ -137,34 +152,61 @@ impl Db {
 
     /// Begins a transaction that may write. Dropping it rolls back. Its commit survives everything.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        self.begin_waiting(true, Turn::Now).await
+        self.begin_with(Flush::Within, Turn::Now).await
     }
 
     /// The same for a batch: it gives way to everybody else.
     pub async fn begin_later(&self) -> Result<Tx, Error> {
-        self.begin_waiting(true, Turn::Later).await
+        self.begin_with(Flush::Within, Turn::Later).await
+    }
+
+    /// The same for what nobody is told of before its commit returns: on SQLite others write, and read it, while it waits for the disk.
+    pub async fn begin_open(&self) -> Result<Tx, Error> {
+        self.begin_with(Flush::Beside, Turn::Now).await
+    }
+
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn begin_open_later(&self) -> Result<Tx, Error> {
+        self.begin_with(Flush::Beside, Turn::Later).await
     }
 
     /// The same for what nobody outside is told of, and what can be done again: on SQLite its commit does not wait for the disk. It survives the end
     /// of the process; a power cut may take it back, together with every later one, and never without them.
     pub async fn begin_repeatable(&self) -> Result<Tx, Error> {
-        self.begin_waiting(false, Turn::Soon).await
+        self.begin_with(Flush::Never, Turn::Soon).await
     }
 
     /// The same for a batch: it gives way to everybody else.
     pub async fn begin_repeatable_later(&self) -> Result<Tx, Error> {
-        self.begin_waiting(false, Turn::Later).await
+        self.begin_with(Flush::Never, Turn::Later).await
     }
 
-    async fn begin_waiting(&self, wait: bool, turn: Turn) -> Result<Tx, Error> {
+    async fn begin_with(&self, flush: Flush, turn: Turn) -> Result<Tx, Error> {
         let open = match self {
             Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
-            Self::Sqlite(db) => Open::Sqlite(db.begin(wait, turn).await?),
+            Self::Sqlite(db) => Open::Sqlite(db.begin(flush, turn).await?),
         };
         Ok(Tx {
             open,
             to_settle: BTreeSet::new(),
         })
+    }
+
+    /// Waits until whatever was read before is on the disk, whoever has written it.
+    pub async fn all_safe(&self) -> Result<(), Error> {
+        match self {
+            // What is not is not seen there.
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(db) => db.log().all_safe().await,
+        }
+    }
+
+    /// Waits until the open transactions that this process has committed before are on the disk.
+    pub async fn open_ones_safe(&self) -> Result<(), Error> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(db) => db.log().noted_safe().await,
+        }
     }
 
     /// Reads outside a transaction.
@@ -179,7 +221,8 @@ impl Db {
 
     /// Runs one statement that writes, in a transaction of its own.
     pub async fn write(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
-        self.write_waiting(true, statement, args).await
+        self.write_with(Flush::Within, Turn::Now, statement, args)
+            .await
     }
 
     /// The same for what can be done again (see [`Db::begin_repeatable`]).
@@ -188,12 +231,24 @@ impl Db {
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
-        self.write_waiting(false, statement, args).await
+        self.write_with(Flush::Never, Turn::Soon, statement, args)
+            .await
     }
 
-    async fn write_waiting(
+    /// The same for a batch: it gives way to everybody else.
+    pub async fn write_repeatable_later(
         &self,
-        wait: bool,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        self.write_with(Flush::Never, Turn::Later, statement, args)
+            .await
+    }
+
+    async fn write_with(
+        &self,
+        flush: Flush,
+        turn: Turn,
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
@@ -202,8 +257,7 @@ impl Db {
                 postgres::fetch(&mut *pool.acquire().await?, statement, args).await
             }
             Self::Sqlite(_) => {
-                let turn = if wait { Turn::Now } else { Turn::Soon };
-                let mut tx = self.begin_waiting(wait, turn).await?;
+                let mut tx = self.begin_with(flush, turn).await?;
                 let rows = tx.fetch(statement, args).await?;
                 tx.commit().await?;
                 Ok(rows)
@@ -238,6 +292,11 @@ impl Tx {
         matches!(self.open, Open::Sqlite(..))
     }
 
+    /// Does its commit wait for nothing that others do meanwhile? Then nobody can hang up on it.
+    pub fn commits_at_once(&self) -> bool {
+        matches!(&self.open, Open::Sqlite(tx) if tx.commits_at_once())
+    }
+
     /// Runs a statement and returns its rows.
     pub async fn fetch(
         &mut self,
@@ -265,7 +324,7 @@ impl Tx {
     pub async fn commit(self) -> Result<(), Error> {
         match self.open {
             Open::Postgres(tx) => tx.commit().await?,
-            Open::Sqlite(tx) => tx.commit()?,
+            Open::Sqlite(tx) => tx.commit().await?,
         }
         Ok(())
     }

@@ -5,9 +5,11 @@
 //! ([`Statement::long`]) tell the runtime first that they keep their thread for a while.
 
 use super::checkpoints::{self, Copier, WRITERS_LIMIT};
+use super::log::Log;
+use super::statement::pieces;
 use super::turns::{Line, Place, Turn, in_time};
 use super::values::Cell;
-use super::{ACQUIRE, Arg, Error, Row, Rows, Statement};
+use super::{ACQUIRE, Arg, Error, Row, Statement};
 use rusqlite::types::{ToSql, Value};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use sqlx::ConnectOptions as _;
@@ -32,6 +34,17 @@ const BUSY: Duration = Duration::from_millis(5);
 /// From how many bytes of values on a statement may take milliseconds.
 const LARGE: usize = 4_096;
 
+/// When the disk is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// Before anybody else sees the commit, or writes.
+    Within,
+    /// Before the commit returns; others read and write meanwhile.
+    Beside,
+    /// By whoever is next to wait.
+    Never,
+}
+
 /// The one connection that writes.
 pub(super) struct Writer {
     connection: Connection,
@@ -43,11 +56,20 @@ impl Writer {
     fn open(path: &Path) -> Result<Self, Error> {
         let writable = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let connection = connect(path, writable)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        let mode = |row: &rusqlite::Row<'_>| row.get::<_, String>(0);
+        let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", mode)?;
+        if mode != "wal" {
+            return Err(sqlx::Error::Configuration(
+                "its file system cannot hold SQLite's log".into(),
+            )
+            .into());
+        }
         // NORMAL would lose the last commits at a power cut, and each of them has been answered with 202.
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", WRITERS_CACHE)?;
         connection.pragma_update(None, "wal_autocheckpoint", WRITERS_LIMIT)?;
+        // The log is made at the first look at the file.
+        connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |_| Ok(()))?;
         // Whoever writes waits without keeping a thread.
         connection.busy_timeout(Duration::ZERO)?;
         Ok(Self {
@@ -61,18 +83,19 @@ impl Writer {
     }
 
     /// `false`: another process writes.
-    fn begin(&mut self, wait: bool) -> Result<bool, Error> {
+    fn begin(&mut self, flush: Flush) -> Result<bool, Error> {
         if !self.connection.is_autocommit() {
             // The last one could not be rolled back then.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        let wait = flush == Flush::Within;
         if self.waits != wait {
             let mode = if wait { "FULL" } else { "NORMAL" };
             self.connection.pragma_update(None, "synchronous", mode)?;
             self.waits = wait;
         }
         // Immediate: a read that later turns into a write would otherwise fail as busy.
-        match self.connection.execute_batch("BEGIN IMMEDIATE") {
+        match say(&self.connection, "BEGIN IMMEDIATE") {
             Ok(()) => Ok(true),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(false),
             Err(error) => Err(error.into()),
@@ -91,6 +114,7 @@ struct Inner {
     path: PathBuf,
     writer: Desk,
     line: Line,
+    log: Arc<Log>,
     /// Who may read, and with what: readers see the last commit.
     places: Semaphore,
     readers: std::sync::Mutex<Vec<Connection>>,
@@ -127,10 +151,12 @@ impl Sqlite {
             let readers = (0..READERS)
                 .map(|_| connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY))
                 .collect::<Result<_, _>>()?;
-            let copier = Copier::open(connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?, &path)?;
-            Ok::<_, Error>((path, writer, readers, copier))
+            let log = Arc::new(Log::of(writer.connection())?);
+            let copier = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            let copier = Copier::open(copier, &path, Arc::clone(&log))?;
+            Ok::<_, Error>((path, writer, readers, copier, log))
         });
-        let (path, writer, readers, copier) = opening.await.map_err(|_| Error::Stopped)??;
+        let (path, writer, readers, copier, log) = opening.await.map_err(|_| Error::Stopped)??;
         let writer = Arc::new(Mutex::new(Some(writer)));
         let (committed, commits) = watch::channel(false);
         let desk = Arc::clone(&writer);
@@ -139,6 +165,7 @@ impl Sqlite {
             path,
             writer,
             line: Line::default(),
+            log,
             places: Semaphore::new(READERS),
             readers: std::sync::Mutex::new(readers),
             committed,
@@ -163,11 +190,12 @@ impl Sqlite {
         Ok((place, in_time(writer).await?))
     }
 
-    pub(super) async fn begin(&self, wait: bool, turn: Turn) -> Result<Transaction, Error> {
+    pub(super) async fn begin(&self, flush: Flush, turn: Turn) -> Result<Transaction, Error> {
         let (place, mut writer) = self.turn(turn).await?;
+        self.0.log.intact()?;
         let one = writer.as_mut().ok_or_else(gone)?;
         let since = Instant::now();
-        while !one.begin(wait)? {
+        while !one.begin(flush)? {
             if since.elapsed() > ACQUIRE {
                 return Err(failure(ffi::SQLITE_BUSY));
             }
@@ -175,9 +203,14 @@ impl Sqlite {
         }
         Ok(Transaction {
             writer,
-            committed: self.0.committed.clone(),
+            database: Arc::clone(&self.0),
+            flush,
             _place: place,
         })
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.0.log
     }
 
     /// Reads outside a transaction.
@@ -186,6 +219,7 @@ impl Sqlite {
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
+        self.0.log.intact()?;
         let place = in_time(self.0.places.acquire()).await?;
         let _place = place.map_err(|_| gone())?;
         let connection = self.0.idle().pop().ok_or_else(gone)?;
@@ -232,10 +266,16 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// One of the words of transactions.
+fn say(connection: &Connection, word: &str) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached(word)?.raw_execute().map(|_| ())
+}
+
 /// A transaction of the writer. Dropping it rolls back.
 pub(super) struct Transaction {
     writer: OwnedMutexGuard<Option<Writer>>,
-    committed: watch::Sender<bool>,
+    database: Arc<Inner>,
+    flush: Flush,
     _place: Place,
 }
 
@@ -255,15 +295,35 @@ impl Transaction {
 
     pub(super) fn execute(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<u64, Error> {
         let connection = self.connection()?;
+        let mut written = 0;
         run(connection, statement, args, |prepared| {
-            Ok(prepared.raw_execute()? as u64)
-        })
+            written += prepared.raw_execute()? as u64;
+            Ok(())
+        })?;
+        Ok(written)
     }
 
-    pub(super) fn commit(self) -> Result<(), Error> {
-        self.connection()?.execute_batch("COMMIT")?;
-        self.committed.send_replace(false);
-        Ok(())
+    /// Does the commit wait for nothing but the disk, and keep its thread for it?
+    pub(super) fn commits_at_once(&self) -> bool {
+        self.flush != Flush::Beside
+    }
+
+    pub(super) async fn commit(self) -> Result<(), Error> {
+        let database = Arc::clone(&self.database);
+        if let Err(error) = say(self.connection()?, "COMMIT") {
+            let code = error.sqlite_error().map(|error| error.extended_code);
+            if code == Some(ffi::SQLITE_IOERR_FSYNC) {
+                database.log.fail(&error);
+            }
+            return Err(error.into());
+        }
+        let number = (self.flush == Flush::Beside).then(|| database.log.note());
+        database.committed.send_replace(false);
+        drop(self);
+        match number {
+            None => Ok(()),
+            Some(number) => database.log.safe(number).await,
+        }
     }
 }
 
@@ -282,62 +342,88 @@ fn fetch(
     statement: &Statement,
     args: &[Arg<'_>],
 ) -> Result<Vec<Row>, Error> {
+    let mut found = Vec::new();
     run(connection, statement, args, |prepared| {
-        let names = prepared.column_names().into_iter().map(str::to_owned);
-        let names: Arc<[String]> = names.collect();
-        let mut found = Vec::new();
+        let mut names: Option<Arc<[String]>> = None;
         let mut rows = prepared.raw_query();
         while let Some(row) = rows.next()? {
+            let names = names.get_or_insert_with(|| {
+                let names = row.as_ref().column_names().into_iter();
+                names.map(str::to_owned).collect()
+            });
             let values = (0..names.len())
                 .map(|n| row.get(n))
                 .collect::<Result<_, _>>()?;
             found.push(Row::Sqlite(SqliteRow {
-                names: Arc::clone(&names),
+                names: Arc::clone(names),
                 values,
             }));
         }
-        Ok(found)
-    })
+        Ok(())
+    })?;
+    Ok(found)
 }
 
-/// Runs a statement, and says so to the runtime where it is large.
-fn run<T>(
+/// Runs a statement, for many rows piece by piece, and says so to the runtime where it is large.
+fn run(
     connection: &Connection,
     statement: &Statement,
     args: &[Arg<'_>],
-    with: impl FnOnce(&mut rusqlite::Statement<'_>) -> Result<T, rusqlite::Error>,
-) -> Result<T, Error> {
+    mut with: impl FnMut(&mut rusqlite::Statement<'_>) -> Result<(), rusqlite::Error>,
+) -> Result<(), Error> {
     let rows = args.iter().find_map(|arg| match arg {
         Arg::Rows(rows) => Some(*rows),
         _ => None,
     });
-    let work = || {
-        let (text, kept) = statement.for_sqlite(rows.map_or(0, Rows::count));
-        let (mut cached, mut once);
-        let prepared: &mut rusqlite::Statement<'_> = if kept {
-            cached = connection.prepare_cached(&text)?;
-            &mut cached
-        } else {
-            once = connection.prepare(&text)?;
-            &mut once
-        };
-        bind(prepared, rows, args)?;
-        Ok(with(prepared)?)
+    let mut one = |text: &str, cells: &[Cell]| {
+        let mut prepared = connection.prepare_cached(text)?;
+        bind(&mut prepared, cells, args)?;
+        with(&mut prepared)
     };
-    let many = Handle::try_current()
-        .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if many && (statement.is_long() || size(args) > LARGE) {
-        tokio::task::block_in_place(work)
+    let mut work = || {
+        let Some(rows) = rows else {
+            return one(statement.sqlite(), &[]);
+        };
+        let columns = statement.rows().map_or(0, |mark| mark.numbers.len());
+        if rows.cells.len() != rows.count() * columns {
+            return Err(rusqlite::Error::InvalidParameterCount(
+                rows.cells.len(),
+                columns,
+            ));
+        }
+        let mut left = rows.cells.as_slice();
+        for (piece, count) in pieces(rows.count()) {
+            let (cells, rest) = left.split_at(count * columns);
+            one(statement.for_rows(piece), cells)?;
+            left = rest;
+        }
+        Ok(())
+    };
+    if statement.is_long() || size(args) > LARGE {
+        in_place(work)?;
     } else {
-        work()
+        work()?;
+    }
+    Ok(())
+}
+
+/// Does something that keeps its thread for a while, and says so to the runtime.
+pub(super) fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 
 fn size(args: &[Arg<'_>]) -> usize {
+    let of_cell = |cell: &Cell| match cell {
+        Cell::Text(Some(text)) => text.len(),
+        Cell::Text(None) | Cell::Int(_) => size_of::<i64>(),
+    };
     let of = |arg: &Arg<'_>| match arg {
         Arg::Text(text) | Arg::MaybeText(Some(text)) => text.len(),
         Arg::MaybeText(None) | Arg::Int(_) | Arg::MaybeInt(_) => 0,
-        Arg::Rows(rows) => rows.cells.len() * size_of::<Cell>(),
+        Arg::Rows(rows) => rows.cells.iter().map(of_cell).sum(),
     };
     args.iter().map(of).sum()
 }
@@ -345,10 +431,9 @@ fn size(args: &[Arg<'_>]) -> usize {
 /// The values of rows have no names and are bound in their order, the others by their numbers.
 fn bind(
     prepared: &mut rusqlite::Statement<'_>,
-    rows: Option<&Rows>,
+    cells: &[Cell],
     args: &[Arg<'_>],
 ) -> Result<(), rusqlite::Error> {
-    let cells = rows.map_or(&[][..], |rows| &rows.cells);
     let mut next = cells.iter();
     for place in 1..=prepared.parameter_count() {
         let number = match prepared.parameter_name(place) {
@@ -427,4 +512,45 @@ impl SqliteRow {
 /// The column holds another kind of value, or none.
 pub(super) fn unlike(column: &str, found: &Value) -> Error {
     rusqlite::Error::InvalidColumnType(0, column.to_owned(), found.data_type()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Flush, Sqlite, Turn};
+    use crate::store::db::Statement;
+
+    static MAKE: Statement = Statement::new("CREATE TABLE t (n BIGINT)");
+    static ADD: Statement = Statement::new("INSERT INTO t VALUES (1)");
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_commit_beside_the_writer_returns_when_it_is_safe_and_a_failed_disk_ends_everything()
+    {
+        let folder =
+            std::env::temp_dir().join(format!("countersign-beside-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let url = format!("sqlite:{}", folder.join("store.db").display());
+        let db = Sqlite::open(&url).await.unwrap();
+        let write = async |statement: &Statement, flush| {
+            let tx = db.begin(flush, Turn::Now).await?;
+            tx.execute(statement, &[])?;
+            tx.commit().await
+        };
+        write(&MAKE, Flush::Within).await.unwrap();
+        write(&ADD, Flush::Never).await.unwrap();
+        assert_eq!(
+            db.log().counts().await,
+            (0, 0),
+            "nobody waits here for these"
+        );
+        for n in 1..=3 {
+            write(&ADD, Flush::Beside).await.unwrap();
+            assert_eq!(db.log().counts().await, (n, n));
+        }
+        db.log()
+            .fail(&std::io::Error::from(std::io::ErrorKind::StorageFull));
+        assert!(write(&ADD, Flush::Within).await.is_err());
+        assert!(db.fetch(&ADD, &[]).await.is_err());
+        db.close().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -8,12 +8,13 @@
 //! | `{each:$1}` | `unnest(ARRAY(SELECT jsonb_array_elements($1::jsonb))) AS r(value)` | `json_each($1) AS r` |
 //! | `{texts:$1}` | the same of `jsonb_array_elements_text` | `json_each($1) AS r` |
 //! | `{in:$1}` | `= ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb)))` | `IN (SELECT value FROM json_each($1))` |
+//! | `{locked:pushes $1}` | `{in:$1}`, and `IN` the same rows locked one after the other | `{in:$1}` |
 //! | `{among:$1 id}` | `= ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))` | `IS NOT NULL` |
 //! | `{since:p.user_id p.id u.id $2}` | `(p.user_id, p.id) > (u.id, $2)` | `p.id > $2` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
 //! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
 //! | `{lock}` | `FOR UPDATE` | nothing |
-//! | `{rows:3 id line:int}` | `unnest($3::text[], $4::bigint[]) AS r(id, line)` | a `VALUES` list of the rows, `AS r` |
+//! | `{rows:3 id line:int}` | `unnest($3::text[], $4::bigint[]) AS r(id, line)` | a `VALUES` list of some of the rows, `AS r`, until all were given: a text says the same of each row, whatever stands beside it |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
 //!
 //! A plan that PostgreSQL makes while a table is small is kept by its connection while the table grows, so a text leaves no choice but the right one:
@@ -22,8 +23,10 @@
 //! with `{among:…}` once more which rows are asked for; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
 //! read everybody's recent pushes by their identifiers.
 
-use std::borrow::Cow;
 use std::sync::OnceLock;
+
+/// SQLite gets rows in pieces of so many, and so meets the same few texts again and again: reading a text takes longer than what it does.
+const PIECES: [usize; 6] = [1_000, 200, 64, 16, 4, 1];
 
 /// One SQL text, translated at its first use.
 pub struct Statement {
@@ -31,8 +34,24 @@ pub struct Statement {
     long: bool,
     postgres: OnceLock<String>,
     sqlite: OnceLock<String>,
+    /// The texts for each size of [`PIECES`].
+    pieces: [OnceLock<String>; PIECES.len()],
     rows: OnceLock<Option<RowsMark>>,
 }
+
+/// How so many rows are divided, and which of the [`PIECES`] each part is.
+pub(super) fn pieces(rows: usize) -> impl Iterator<Item = (Piece, usize)> {
+    let mut left = rows;
+    PIECES.into_iter().enumerate().flat_map(move |(n, size)| {
+        let times = left / size;
+        left %= size;
+        std::iter::repeat_n((Piece(n), size), times)
+    })
+}
+
+/// One of the [`PIECES`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece(usize);
 
 /// What the mark `{rows:…}` says.
 pub(super) struct RowsMark {
@@ -103,6 +122,7 @@ impl Statement {
             long,
             postgres: OnceLock::new(),
             sqlite: OnceLock::new(),
+            pieces: [const { OnceLock::new() }; PIECES.len()],
             rows: OnceLock::new(),
         }
     }
@@ -128,6 +148,11 @@ impl Statement {
                 format!("unnest({}) AS s(value)", texts(p))
             });
             let text = unfold(&text, "{in:", |p| format!("= ANY({})", texts(p)));
+            let text = unfold(&text, "{locked:", |words| {
+                let (table, p) = words.split_once(' ').unwrap_or((words, "$1"));
+                let these = texts(p);
+                format!("= ANY({these}) AND id IN (SELECT l.id FROM {table} l WHERE l.id = ANY({these}) ORDER BY l.id FOR UPDATE)")
+            });
             let text = unfold(&text, "{among:", |words| {
                 let (p, key) = words.split_once(' ').unwrap_or((words, "id"));
                 format!("= ANY(ARRAY(SELECT jsonb_array_elements({p}::jsonb)->>'{key}'))")
@@ -145,25 +170,28 @@ impl Statement {
         })
     }
 
-    /// The text for so many rows, and whether it is worth being kept by the driver.
-    pub(super) fn for_sqlite(&self, rows: usize) -> (Cow<'_, str>, bool) {
-        let text = self.sqlite();
-        match self.rows() {
-            None => (text.into(), true),
-            Some(mark) => {
-                let text = moved(text, rows * mark.columns.len());
-                let text = unfold(&text, "{rows:", |_| mark.sqlite(rows));
-                (text.into(), rows.is_multiple_of(100))
-            }
-        }
+    /// The text for SQLite, for this many rows.
+    pub(super) fn for_rows(&self, piece: Piece) -> &str {
+        self.pieces[piece.0].get_or_init(|| {
+            let Some(mark) = self.rows() else {
+                return self.sqlite().to_owned();
+            };
+            let rows = PIECES[piece.0];
+            let text = moved(self.sqlite(), rows * mark.columns.len());
+            unfold(&text, "{rows:", |_| mark.sqlite(rows))
+        })
     }
 
-    fn sqlite(&self) -> &str {
+    pub(super) fn sqlite(&self) -> &str {
         self.sqlite.get_or_init(|| {
             let text = unfold(self.text, "{each:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts_as_s:", |p| format!("json_each({p}) AS s"));
             let text = unfold(&text, "{in:", |p| {
+                format!("IN (SELECT value FROM json_each({p}))")
+            });
+            let text = unfold(&text, "{locked:", |words| {
+                let (_, p) = words.split_once(' ').unwrap_or((words, "$1"));
                 format!("IN (SELECT value FROM json_each({p}))")
             });
             let text = unfold(&text, "{among:", |_| "IS NOT NULL".to_owned());
@@ -205,7 +233,7 @@ fn unfold(text: &str, mark: &str, with: impl Fn(&str) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Statement;
+    use super::{Statement, pieces};
 
     #[test]
     fn marks_are_filled_in_for_each_database() {
@@ -236,14 +264,31 @@ mod tests {
             "SELECT 1 FROM p WHERE p.id = ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))"
         );
         assert_eq!(s.sqlite(), "SELECT 1 FROM p WHERE p.id IS NOT NULL");
+        let s = Statement::new("UPDATE p SET a = $2 WHERE id {locked:p $1} AND a = 1");
+        assert_eq!(
+            s.postgres(),
+            "UPDATE p SET a = $2 WHERE id = ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb))) AND id IN (SELECT l.id FROM p l \
+             WHERE l.id = ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb))) ORDER BY l.id FOR UPDATE) AND a = 1"
+        );
+        assert_eq!(
+            s.sqlite(),
+            "UPDATE p SET a = $2 WHERE id IN (SELECT value FROM json_each($1)) AND a = 1"
+        );
         let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
         assert_eq!(
             s.postgres(),
             "SELECT id FROM unnest($2::text[], $3::bigint[]) AS r(id, line) WHERE line > $1"
         );
+        let parts: Vec<_> = pieces(9).collect();
+        let sizes: Vec<_> = parts.iter().map(|(_, size)| *size).collect();
+        assert_eq!(sizes, [4, 4, 1]);
         assert_eq!(
-            s.for_sqlite(2).0,
-            "SELECT id FROM (SELECT column1 AS id, column2 AS line FROM (VALUES (?,?),(?,?))) AS r WHERE line > $5"
+            s.for_rows(parts[2].0),
+            "SELECT id FROM (SELECT column1 AS id, column2 AS line FROM (VALUES (?,?))) AS r WHERE line > $3"
+        );
+        assert!(
+            s.for_rows(parts[0].0)
+                .contains("(VALUES (?,?),(?,?),(?,?),(?,?))")
         );
     }
 }

@@ -60,7 +60,12 @@ impl Rows {
 
     /// A number.
     pub fn int(&mut self, number: i64) -> &mut Self {
-        self.cells.push(Cell::Int(Some(number)));
+        self.maybe_int(Some(number))
+    }
+
+    /// A number or NULL.
+    pub fn maybe_int(&mut self, number: Option<i64>) -> &mut Self {
+        self.cells.push(Cell::Int(number));
         self
     }
 }
