@@ -39,7 +39,7 @@ static TAKE_CHUNKS: Statement = Statement::new(
 );
 static BEGIN: Statement = Statement::new(
     "UPDATE pushes SET state = 'pending', fan_out_due = NULL,
-       expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id {locked:pushes $1}
+       expires_at = CASE WHEN lifetime IS NOT NULL THEN $2 + lifetime ELSE expires_at END WHERE id {in:$1}
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state || '' = 'accepted' RETURNING id",
 );
 macro_rules! insert {
@@ -201,6 +201,7 @@ impl Store {
             Arg::Int(now + lease + GRACE),
         ];
         tx.fetch(&TAKE_CHUNKS, &args).await?;
+        claim::lock(&mut tx, &pushes).await?;
         let args = [Arg::Text(&all), Arg::Int(now)];
         let open = claim::ids_of(&tx.fetch(&BEGIN, &args).await?)?;
         tx.commit().await?;

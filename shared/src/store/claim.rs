@@ -37,7 +37,7 @@ static PUSHES_OF: Statement = Statement::new(
 static ESCALATED: Statement =
     Statement::new("UPDATE pushes SET target = $2, escalate_at = NULL WHERE id {in:$1}");
 static BEGIN: Statement = Statement::new(
-    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id {locked:pushes $1}
+    "UPDATE pushes SET state = 'pending', fan_out_due = NULL WHERE id {in:$1}
        AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2 AND state IN ('accepted', 'pending') RETURNING id",
 );
 pub(super) static ASKED: Statement = Statement::new(
@@ -351,6 +351,7 @@ async fn fan_out(
     let mut ids: Vec<&PushId> = pushes.iter().collect();
     ids.sort();
     ids.dedup();
+    lock(tx, &ids).await?;
     let ids = to_json(&ids);
     let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
     if open.is_empty() {

@@ -8,7 +8,6 @@
 //! | `{each:$1}` | `unnest(ARRAY(SELECT jsonb_array_elements($1::jsonb))) AS r(value)` | `json_each($1) AS r` |
 //! | `{texts:$1}` | the same of `jsonb_array_elements_text` | `json_each($1) AS r` |
 //! | `{in:$1}` | `= ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb)))` | `IN (SELECT value FROM json_each($1))` |
-//! | `{locked:pushes $1}` | `{in:$1}`, and `IN` the same rows locked one after the other | `{in:$1}` |
 //! | `{among:$1 id}` | `= ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))` | `IS NOT NULL` |
 //! | `{since:p.user_id p.id u.id $2}` | `(p.user_id, p.id) > (u.id, $2)` | `p.id > $2` |
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
@@ -148,11 +147,6 @@ impl Statement {
                 format!("unnest({}) AS s(value)", texts(p))
             });
             let text = unfold(&text, "{in:", |p| format!("= ANY({})", texts(p)));
-            let text = unfold(&text, "{locked:", |words| {
-                let (table, p) = words.split_once(' ').unwrap_or((words, "$1"));
-                let these = texts(p);
-                format!("= ANY({these}) AND id IN (SELECT l.id FROM {table} l WHERE l.id = ANY({these}) ORDER BY l.id FOR UPDATE)")
-            });
             let text = unfold(&text, "{among:", |words| {
                 let (p, key) = words.split_once(' ').unwrap_or((words, "id"));
                 format!("= ANY(ARRAY(SELECT jsonb_array_elements({p}::jsonb)->>'{key}'))")
@@ -188,10 +182,6 @@ impl Statement {
             let text = unfold(&text, "{texts:", |p| format!("json_each({p}) AS r"));
             let text = unfold(&text, "{texts_as_s:", |p| format!("json_each({p}) AS s"));
             let text = unfold(&text, "{in:", |p| {
-                format!("IN (SELECT value FROM json_each({p}))")
-            });
-            let text = unfold(&text, "{locked:", |words| {
-                let (_, p) = words.split_once(' ').unwrap_or((words, "$1"));
                 format!("IN (SELECT value FROM json_each({p}))")
             });
             let text = unfold(&text, "{among:", |_| "IS NOT NULL".to_owned());
@@ -264,16 +254,6 @@ mod tests {
             "SELECT 1 FROM p WHERE p.id = ANY(ARRAY(SELECT jsonb_array_elements($1::jsonb)->>'id'))"
         );
         assert_eq!(s.sqlite(), "SELECT 1 FROM p WHERE p.id IS NOT NULL");
-        let s = Statement::new("UPDATE p SET a = $2 WHERE id {locked:p $1} AND a = 1");
-        assert_eq!(
-            s.postgres(),
-            "UPDATE p SET a = $2 WHERE id = ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb))) AND id IN (SELECT l.id FROM p l \
-             WHERE l.id = ANY(ARRAY(SELECT jsonb_array_elements_text($1::jsonb))) ORDER BY l.id FOR UPDATE) AND a = 1"
-        );
-        assert_eq!(
-            s.sqlite(),
-            "UPDATE p SET a = $2 WHERE id IN (SELECT value FROM json_each($1)) AND a = 1"
-        );
         let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
         assert_eq!(
             s.postgres(),
