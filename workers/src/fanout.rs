@@ -36,7 +36,7 @@ const CALL: Millis = 25_000;
 const CLAIM: usize = 1_000;
 /// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests on one processor:
 /// its calls and their record are still to come.
-const STEP: usize = 64;
+const STEP: usize = 200;
 const REST: u32 = 16;
 /// How many calls of a batch begin at once while somebody waits, and how long the next ones wait: tasks that are ready run in the order in which they
 /// became so.

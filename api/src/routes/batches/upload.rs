@@ -27,7 +27,7 @@ use utoipa::ToSchema;
 
 /// How long the lines of one transaction are at most, and how many there are while somebody waits for an interactive push.
 const PART_BYTES: i64 = 1024 * 1024;
-const STEP: usize = 32;
+const STEP: usize = 64;
 /// How long an upload may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
 /// How often the database is asked once more before an upload fails with it.
@@ -37,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: usize = 16;
 const HELD: u32 = 40;
 /// How many times as long as a part has taken an upload rests on one processor while somebody waits for an interactive push.
-const REST: u32 = 20;
+const REST: u32 = 16;
 /// When to come back to a full backlog.
 const RETRY_AFTER: u32 = 15;
 /// How many faults the answer to `validate_only` shows.
