@@ -20,7 +20,6 @@ use crate::clock::{Millis, SharedClock};
 use crate::message::{Lane, Message, Route};
 use crate::store::db::{Arg, Db, Error as StoreError, Row, Rows, Statement, Tx};
 use line::{Leased, Lines};
-use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -38,10 +37,6 @@ const IDLE: Duration = Duration::from_secs(1);
 const OWN_BUFFER: usize = 65_536;
 
 static ADD: Statement = Statement::new(
-    "INSERT INTO queue_messages (queue, message, visible_at, deliveries)
-     SELECT r.value->>'queue', r.value->>'message', CAST(r.value->>'visible_at' AS BIGINT), 0 FROM {each:$1}",
-);
-static PLACE: Statement = Statement::new(
     "INSERT INTO queue_messages (queue, message, visible_at, deliveries)
      SELECT r.queue, r.message, r.visible_at, r.deliveries FROM {rows:1 queue message visible_at:int deliveries:int}
      WHERE true RETURNING id, queue, message, deliveries",
@@ -110,6 +105,17 @@ struct New {
     visible_at: Millis,
 }
 
+impl New {
+    /// `leased`: a consumer gets it at once.
+    fn add_to(self, rows: &mut Rows, visible_at: Millis, leased: bool) {
+        rows.row()
+            .text(self.queue)
+            .text(self.text)
+            .int(visible_at)
+            .int(i64::from(leased));
+    }
+}
+
 struct Inner {
     db: Db,
     clock: SharedClock,
@@ -173,17 +179,13 @@ impl Embedded {
             let leased = new.visible_at <= now && *room > 0;
             *room -= usize::from(leased);
             let visible_at = if leased { until(now) } else { new.visible_at };
-            rows.row()
-                .text(new.queue)
-                .text(new.text)
-                .int(visible_at)
-                .int(i64::from(leased));
+            new.add_to(&mut rows, visible_at, leased);
         }
         let mut placed = Placed {
             messages,
             ..Placed::default()
         };
-        for row in tx.fetch(&PLACE, &[Arg::Rows(&rows)]).await? {
+        for row in tx.fetch(&ADD, &[Arg::Rows(&rows)]).await? {
             let taken = Taken::of(&row)?;
             if taken.deliveries > 0 {
                 let queue = line::number(&row.text("queue")?);
@@ -293,12 +295,12 @@ impl Inner {
         } else {
             kept.extend(rows.into_iter().map(|(_, new)| new));
         }
-        let rows: Vec<_> = kept
-            .iter()
-            .map(|new| json!({"queue": new.queue, "message": new.text, "visible_at": new.visible_at}))
-            .collect();
-        let text = serde_json::Value::Array(rows).to_string();
-        tx.fetch(&ADD, &[Arg::Text(&text)]).await?;
+        let mut rows = Rows::default();
+        for new in kept {
+            let visible_at = new.visible_at;
+            new.add_to(&mut rows, visible_at, false);
+        }
+        tx.fetch(&ADD, &[Arg::Rows(&rows)]).await?;
         tx.commit().await
     }
 
