@@ -36,8 +36,8 @@ const CALL: Millis = 25_000;
 const CLAIM: usize = 1_000;
 /// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests on one processor:
 /// its calls and their record are still to come.
-const STEP: usize = 200;
-const REST: u32 = 16;
+const STEP: usize = 64;
+const REST: u32 = 12;
 /// How many calls of a batch begin at once while somebody waits, and how long the next ones wait: tasks that are ready run in the order in which they
 /// became so.
 const CALLS: usize = 16;
@@ -45,8 +45,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How many results one record takes at most.
 const RECORD: usize = 500;
 /// The same of a batch while somebody waits, and how many times as long as it has taken it rests.
-const RECORD_STEP: usize = 100;
-const RECORD_REST: u32 = 6;
+const RECORD_STEP: usize = 32;
+const RECORD_REST: u32 = 5;
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 

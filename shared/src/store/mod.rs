@@ -131,15 +131,19 @@ impl Store {
             .await?;
         let handover = self.handover.clone();
         if tx.commits_at_once() {
+            let gives_way = tx.gives_way();
             // There is no point where a caller could hang up.
-            tx.commit().await?;
+            tx.commit_only().await?;
             before();
             handover.keep(promised);
+            if gives_way {
+                tokio::task::yield_now().await;
+            }
             return Ok(());
         }
         // Its own task: a caller who hangs up meanwhile undoes no commit, and what is committed is sent on.
         let committed = tokio::spawn(async move {
-            tx.commit().await?;
+            tx.commit_only().await?;
             before();
             handover.keep(promised);
             Ok(())

@@ -19,6 +19,7 @@ use sqlx::{Connection as _, PgPool};
 use std::collections::BTreeSet;
 use std::str::FromStr as _;
 use std::time::Duration;
+use tokio::task::yield_now;
 use turns::Turn;
 
 /// Why the database did not do what was asked.
@@ -320,8 +321,24 @@ impl Tx {
         }
     }
 
-    /// Makes it last.
+    /// Makes it last, and lets others go on if it belongs to a batch.
     pub async fn commit(self) -> Result<(), Error> {
+        let gives_way = self.gives_way();
+        self.commit_only().await?;
+        if gives_way {
+            yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Does it belong to a batch? Whoever gets SQLite's writer after it was woken to run next in this thread, and no other thread takes that over: a batch
+    /// that went on would keep them all for as long as it computes. So it yields.
+    pub(super) fn gives_way(&self) -> bool {
+        matches!(&self.open, Open::Sqlite(tx) if tx.is_later())
+    }
+
+    /// Makes it last, without a moment in between at which nobody could come back to it.
+    pub(super) async fn commit_only(self) -> Result<(), Error> {
         match self.open {
             Open::Postgres(tx) => tx.commit().await?,
             Open::Sqlite(tx) => tx.commit().await?,

@@ -205,6 +205,7 @@ impl Sqlite {
             writer,
             database: Arc::clone(&self.0),
             flush,
+            turn,
             _place: place,
         })
     }
@@ -276,6 +277,7 @@ pub(super) struct Transaction {
     writer: OwnedMutexGuard<Option<Writer>>,
     database: Arc<Inner>,
     flush: Flush,
+    turn: Turn,
     _place: Place,
 }
 
@@ -303,6 +305,11 @@ impl Transaction {
         Ok(written)
     }
 
+    /// Does it belong to a batch?
+    pub(super) fn is_later(&self) -> bool {
+        self.turn == Turn::Later
+    }
+
     /// Does the commit wait for nothing but the disk, and keep its thread for it?
     pub(super) fn commits_at_once(&self) -> bool {
         self.flush != Flush::Beside
@@ -317,13 +324,20 @@ impl Transaction {
             }
             return Err(error.into());
         }
-        let number = (self.flush == Flush::Beside).then(|| database.log.note());
+        let (flush, turn) = (self.flush, self.turn);
+        let number = (flush == Flush::Beside).then(|| database.log.note());
         database.committed.send_replace(false);
         drop(self);
-        match number {
-            None => Ok(()),
-            Some(number) => database.log.safe(number).await,
+        if let Some(number) = number {
+            if turn == Turn::Now {
+                database.log.somebody_waits();
+            }
+            return database.log.safe(number).await;
         }
+        if flush == Flush::Never && turn == Turn::Later {
+            database.log.empty();
+        }
+        Ok(())
     }
 }
 
