@@ -182,6 +182,7 @@ async fn no_plan_of_a_small_table_reads_it_whole() {
             let mut connections = Vec::new();
             for _ in 0..4 {
                 connections.push(db.begin().await.unwrap());
+                connections.push(db.begin_repeatable().await.unwrap());
             }
             for tx in &mut connections {
                 for (text, plan) in plans(tx).await {

@@ -181,7 +181,8 @@ async fn run(
             began.elapsed() < PATIENCE,
             "not all deliveries were recorded in time: {new:?}"
         );
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        // Each look counts all deliveries of all runs.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     };
     let recorded = began.elapsed();
     let costs = Usage::now().per(&before, wanted);

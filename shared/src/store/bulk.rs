@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// What a worker may need beyond its lease to write down what it has.
 const GRACE: Millis = 20_000;
+/// How soon somebody looks whether all pushes of a chunk have ended. At once none has.
+const FIRST_LOOK: Millis = 1_000;
 /// How often a committed claim looks again whom to ask when the database fails it: as long as its calls can still be made.
 const ATTEMPTS: u32 = 20;
 const AGAIN: Duration = Duration::from_millis(500);
@@ -34,7 +36,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const CHUNKS: i64 = 100;
 
 static TAKE_CHUNKS: Statement = Statement::new(
-    "UPDATE backlog SET sent_due = $3, begun_at = COALESCE(begun_at, $2), due_at = CASE WHEN begun_at IS NULL THEN $2 ELSE due_at END,
+    "UPDATE backlog SET sent_due = $3, begun_at = COALESCE(begun_at, $2), due_at = CASE WHEN begun_at IS NULL THEN $4 ELSE due_at END,
        expire_due = CASE WHEN begun_at IS NULL THEN $2 + lifetime ELSE expire_due END WHERE id {in:$1}",
 );
 static BEGIN: Statement = Statement::new(
@@ -199,9 +201,10 @@ impl Store {
             Arg::Text(&ids),
             Arg::Int(now),
             Arg::Int(now + lease + GRACE),
+            Arg::Int(now + FIRST_LOOK),
         ];
         tx.fetch(&TAKE_CHUNKS, &args).await?;
-        claim::lock(&mut tx, &pushes).await?;
+        // It takes the pushes in the order of their identifiers by itself, by their index.
         let args = [Arg::Text(&all), Arg::Int(now)];
         let open = claim::ids_of(&tx.fetch(&BEGIN, &args).await?)?;
         tx.commit().await?;

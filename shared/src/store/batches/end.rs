@@ -19,7 +19,7 @@ const LOOK: Millis = 60_000;
 // Only at the first push that is open: with one left the chunk is not over.
 static LOOKED_AT: Statement = Statement::new(
     "SELECT k.id, k.begun_at, CAST(CASE WHEN EXISTS
-         (SELECT 1 FROM pushes p WHERE p.id {in:k.pushes} AND COALESCE(p.ended_at, 0) = 0) THEN 1 ELSE 0 END AS BIGINT) AS open
+         (SELECT 1 FROM {texts:k.pushes} WHERE (SELECT COALESCE(p.ended_at, 0) FROM pushes p WHERE p.id = r.value) = 0) THEN 1 ELSE 0 END AS BIGINT) AS open
      FROM backlog k WHERE k.begun_at IS NOT NULL AND k.due_at <= $1 ORDER BY k.due_at LIMIT $2",
 );
 static DROP: Statement = Statement::new("DELETE FROM backlog WHERE id {in:$1}");

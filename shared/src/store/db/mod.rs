@@ -8,16 +8,14 @@ mod statement;
 mod turns;
 mod values;
 
+pub use postgres::Postgres;
 pub use sqlite::{Sqlite, SqliteRow};
 pub use statement::Statement;
 pub use values::{Arg, Row, Rows};
 
 use crate::id::ApprovalId;
 use sqlite::Flush;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{Connection as _, PgPool};
 use std::collections::BTreeSet;
-use std::str::FromStr as _;
 use std::time::Duration;
 use tokio::task::yield_now;
 use turns::Turn;
@@ -79,13 +77,11 @@ impl Error {
 #[derive(Clone)]
 pub enum Db {
     /// Serves many machines.
-    Postgres(PgPool),
+    Postgres(Postgres),
     /// Serves one process.
     Sqlite(Sqlite),
 }
 
-/// For how long a connection to PostgreSQL that was alive is taken to be so.
-const FRESH: Duration = Duration::from_secs(1);
 /// How long anybody waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(5);
 
@@ -93,31 +89,7 @@ impl Db {
     /// Opens `postgres://…` or `sqlite:PATH`; the file is made where there is none.
     pub async fn open(url: &str) -> Result<Self, Error> {
         if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-            let options = PgConnectOptions::from_str(url)?.options([
-                ("statement_timeout", "15s"),
-                ("lock_timeout", "10s"),
-                // Statements are short and come again and again: compiling one takes longer than running it.
-                ("jit", "off"),
-                // Nothing is worth reading a whole table for, though a plan made while it was small says so.
-                ("enable_seqscan", "off"),
-            ]);
-            let pool = PgPoolOptions::new()
-                .max_connections(16)
-                .acquire_timeout(ACQUIRE)
-                // Each is asked whether it lives as it comes back; to ask again as it goes out is one more round trip for everything. After a restart of
-                // the server within this moment a caller gets an error that the second question would have found.
-                .test_before_acquire(false)
-                .before_acquire(|connection, known| {
-                    Box::pin(async move {
-                        if known.idle_for > FRESH {
-                            connection.ping().await?;
-                        }
-                        Ok(true)
-                    })
-                })
-                .connect_with(options)
-                .await?;
-            return Ok(Self::Postgres(pool));
+            return Ok(Self::Postgres(Postgres::open(url).await?));
         }
         if !url.starts_with("sqlite:") {
             return Err(Error::Scheme);
@@ -128,7 +100,7 @@ impl Db {
     /// Brings the schema up to date.
     pub async fn migrate(&self) -> Result<(), Error> {
         match self {
-            Self::Postgres(pool) => sqlx::migrate!("../migrations/postgres").run(pool).await?,
+            Self::Postgres(db) => db.migrate().await?,
             Self::Sqlite(db) => db.migrate().await?,
         }
         Ok(())
@@ -171,8 +143,8 @@ impl Db {
         self.begin_with(Flush::Beside, Turn::Later).await
     }
 
-    /// The same for what nobody outside is told of, and what can be done again: on SQLite its commit does not wait for the disk. It survives the end
-    /// of the process; a power cut may take it back, together with every later one, and never without them.
+    /// The same for what nobody outside is told of, and what can be done again: its commit does not wait for the disk. It survives the end of the
+    /// process; a crash of PostgreSQL, or a power cut, may take it back, together with every later one, and never without them.
     pub async fn begin_repeatable(&self) -> Result<Tx, Error> {
         self.begin_with(Flush::Never, Turn::Soon).await
     }
@@ -184,7 +156,7 @@ impl Db {
 
     async fn begin_with(&self, flush: Flush, turn: Turn) -> Result<Tx, Error> {
         let open = match self {
-            Self::Postgres(pool) => Open::Postgres(pool.begin().await?),
+            Self::Postgres(db) => Open::Postgres(db.pool(flush).begin().await?),
             Self::Sqlite(db) => Open::Sqlite(db.begin(flush, turn).await?),
         };
         Ok(Tx {
@@ -196,8 +168,7 @@ impl Db {
     /// Waits until whatever was read before is on the disk, whoever has written it.
     pub async fn all_safe(&self) -> Result<(), Error> {
         match self {
-            // What is not is not seen there.
-            Self::Postgres(_) => Ok(()),
+            Self::Postgres(db) => db.all_safe().await,
             Self::Sqlite(db) => db.log().all_safe().await,
         }
     }
@@ -213,9 +184,7 @@ impl Db {
     /// Reads outside a transaction.
     pub async fn fetch(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
         match self {
-            Self::Postgres(pool) => {
-                postgres::fetch(&mut *pool.acquire().await?, statement, args).await
-            }
+            Self::Postgres(db) => db.fetch(Flush::Within, statement, args).await,
             Self::Sqlite(db) => db.fetch(statement, args).await,
         }
     }
@@ -254,9 +223,7 @@ impl Db {
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
         match self {
-            Self::Postgres(pool) => {
-                postgres::fetch(&mut *pool.acquire().await?, statement, args).await
-            }
+            Self::Postgres(db) => db.fetch(flush, statement, args).await,
             Self::Sqlite(_) => {
                 let mut tx = self.begin_with(flush, turn).await?;
                 let rows = tx.fetch(statement, args).await?;
@@ -269,7 +236,7 @@ impl Db {
     /// Closes every connection.
     pub async fn close(&self) {
         match self {
-            Self::Postgres(pool) => pool.close().await,
+            Self::Postgres(db) => db.close().await,
             Self::Sqlite(db) => db.close().await,
         }
     }

@@ -1,8 +1,103 @@
-//! Statements and their parameters as PostgreSQL's driver wants them.
+//! PostgreSQL: connections of two kinds, and statements and their parameters as its driver wants them.
 
+use super::sqlite::Flush;
 use super::values::Cell;
-use super::{Arg, Error, Row, Rows, Statement};
-use sqlx::AssertSqlSafe;
+use super::{ACQUIRE, Arg, Error, Row, Rows, Statement};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgPool};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+/// For how long a connection that was alive is taken to be so.
+const FRESH: Duration = Duration::from_secs(1);
+/// How many connections whose commits wait for the disk, and how many whose commits do not.
+const CONNECTIONS: u32 = 16;
+const REPEATABLE: u32 = 8;
+
+/// A message to nobody: its commit waits until all of the log before it is on the disk.
+const FLUSH: &str = "SELECT pg_logical_emit_message(true, 'countersign', '')";
+
+/// A server, or several behind one address.
+#[derive(Clone)]
+pub struct Postgres {
+    waiting: PgPool,
+    /// Its commits do not wait for the disk: after a crash of the server some of the last are gone, and all that came after the first of these.
+    repeatable: PgPool,
+}
+
+fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE)
+        // Each is asked whether it lives as it comes back; to ask again as it goes out is one more round trip for everything. After a restart of
+        // the server within this moment a caller gets an error that the second question would have found.
+        .test_before_acquire(false)
+        .before_acquire(|connection, known| {
+            Box::pin(async move {
+                if known.idle_for > FRESH {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options)
+}
+
+impl Postgres {
+    /// Opens `postgres://…`.
+    pub(super) async fn open(url: &str) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(url)?.options([
+            ("statement_timeout", "15s"),
+            ("lock_timeout", "10s"),
+            // Statements are short and come again and again: compiling one takes longer than running it.
+            ("jit", "off"),
+            // Nothing is worth reading a whole table for, though a plan made while it was small says so.
+            ("enable_seqscan", "off"),
+        ]);
+        let repeatable = options.clone().options([("synchronous_commit", "off")]);
+        let both = Self {
+            waiting: pool(options, CONNECTIONS),
+            repeatable: pool(repeatable, REPEATABLE),
+        };
+        // Whoever cannot reach it learns so at once.
+        drop(both.waiting.acquire().await?);
+        Ok(both)
+    }
+
+    pub(super) async fn migrate(&self) -> Result<(), Error> {
+        let migrations = sqlx::migrate!("../migrations/postgres");
+        Ok(migrations.run(&self.waiting).await?)
+    }
+
+    /// The connections whose commits wait for the disk in this way.
+    pub(super) fn pool(&self, flush: Flush) -> &PgPool {
+        match flush {
+            Flush::Within | Flush::Beside => &self.waiting,
+            Flush::Never => &self.repeatable,
+        }
+    }
+
+    /// Runs one statement in a transaction of its own.
+    pub(super) async fn fetch(
+        &self,
+        flush: Flush,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        fetch(&mut *self.pool(flush).acquire().await?, statement, args).await
+    }
+
+    /// Waits until everything that can be read is on the disk.
+    pub(super) async fn all_safe(&self) -> Result<(), Error> {
+        sqlx::query(FLUSH).execute(&self.waiting).await?;
+        Ok(())
+    }
+
+    pub(super) async fn close(&self) {
+        self.repeatable.close().await;
+        self.waiting.close().await;
+    }
+}
 
 type PgQuery<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 

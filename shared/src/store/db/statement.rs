@@ -13,14 +13,15 @@
 //! | `{skip_locked}` | `FOR UPDATE SKIP LOCKED` | nothing: there is one writer |
 //! | `{texts_as_s:$1}` | the same as `s(value)`, for a second one in a statement | `json_each($1) AS s` |
 //! | `{lock}` | `FOR UPDATE` | nothing |
-//! | `{rows:3 id line:int}` | `unnest($3::text[], $4::bigint[]) AS r(id, line)` | a `VALUES` list of some of the rows, `AS r`, until all were given: a text says the same of each row, whatever stands beside it |
+//! | `{rows:3 id line:int}` | `unnest((SELECT $3::text[]), (SELECT $4::bigint[])) AS r(id, line)` | a `VALUES` list of some of the rows, `AS r`, until all were given: a text says the same of each row, whatever stands beside it |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
 //!
 //! A plan that PostgreSQL makes while a table is small is kept by its connection while the table grows, so a text leaves no choice but the right one:
 //! rows are looked up by index from a short list. An array it takes for ten rows, a set of JSON elements for a hundred, which once was more than
 //! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` and `JOIN` are not, so that a table which is joined with `{each:$1}` is told
 //! with `{among:…}` once more which rows are asked for; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
-//! read everybody's recent pushes by their identifiers.
+//! read everybody's recent pushes by their identifiers. An array given as it is tells how long it is: PostgreSQL then takes a plan for this length to be
+//! cheaper than the one it keeps, and makes a new one each time. Behind a `SELECT` it has no length.
 
 use std::sync::OnceLock;
 
@@ -79,7 +80,10 @@ impl RowsMark {
     fn postgres(&self) -> String {
         let parameters: Vec<_> = (self.first..)
             .zip(&self.numbers)
-            .map(|(n, number)| format!("${n}::{}[]", if *number { "bigint" } else { "text" }))
+            .map(|(n, number)| {
+                let kind = if *number { "bigint" } else { "text" };
+                format!("(SELECT ${n}::{kind}[])")
+            })
             .collect();
         let names = self.columns.join(", ");
         format!("unnest({}) AS r({names})", parameters.join(", "))
@@ -257,7 +261,7 @@ mod tests {
         let s = Statement::new("SELECT id FROM {rows:2 id line:int} WHERE line > $1");
         assert_eq!(
             s.postgres(),
-            "SELECT id FROM unnest($2::text[], $3::bigint[]) AS r(id, line) WHERE line > $1"
+            "SELECT id FROM unnest((SELECT $2::text[]), (SELECT $3::bigint[])) AS r(id, line) WHERE line > $1"
         );
         let parts: Vec<_> = pieces(9).collect();
         let sizes: Vec<_> = parts.iter().map(|(_, size)| *size).collect();
