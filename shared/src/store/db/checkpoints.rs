@@ -20,6 +20,8 @@ use tokio::time::sleep;
 
 /// How long the log may become before it is copied, in pages of 4 KiB: a page that many commits have changed is copied once.
 const LONG: i64 = 8_192;
+/// How much of it is copied at once while somebody waits: whoever must wait for the disk waits for what is being copied, too.
+const PORTION: i64 = 512;
 /// What is short enough for a turn at the writer.
 const SHORT: i64 = 256;
 /// How often what was written meanwhile is copied before the writer waits for it.
@@ -36,6 +38,8 @@ pub(super) struct Copier {
     /// that closes a file loses the locks that its other handles hold on it (fcntl(2)), and with them the database.
     file: &'static File,
     log: Arc<Log>,
+    /// How long the log becomes until a turn at the writer is taken.
+    next_turn: i64,
 }
 
 impl Copier {
@@ -46,30 +50,42 @@ impl Copier {
             connection,
             file,
             log,
+            next_turn: LONG,
         })
     }
 
-    /// `true`: the log was long, and what is left of it is short, or never will be.
-    fn copy_if_long(&self) -> Result<bool, Error> {
-        if left_after(&self.connection, "NOOP")? < LONG {
+    /// `true`: the log is long, what is left of it is short or never will be, and nobody has tried yet to have it begun anew.
+    fn copy(&mut self) -> Result<bool, Error> {
+        let portion = if self.log.is_awaited() { PORTION } else { LONG };
+        let mut log = Length::of(&self.connection, "NOOP")?;
+        if log.whole < LONG {
+            self.next_turn = LONG;
+        }
+        if log.left < portion && log.whole < self.next_turn {
             return Ok(false);
         }
         for _ in 0..ROUNDS {
-            left_after(&self.connection, "PASSIVE")?;
+            Length::of(&self.connection, "PASSIVE")?;
             if let Err(error) = self.file.sync_data() {
                 self.log.fail(&error);
                 return Err(sqlx::Error::Io(error).into());
             }
+            log = Length::of(&self.connection, "NOOP")?;
             // Little was written while the disk was waited for.
-            if left_after(&self.connection, "NOOP")? <= SHORT {
+            if log.left <= SHORT {
                 break;
             }
         }
-        Ok(true)
+        let due = log.whole >= self.next_turn;
+        if due {
+            // Whoever reads what it says keeps it as it is: it grows, and is copied, and has its turn again when it is longer.
+            self.next_turn = log.whole + LONG;
+        }
+        Ok(due)
     }
 }
 
-/// Copies the log whenever it is long, until the database is closed.
+/// Copies the log in portions, and has it begun anew whenever it is long, until the database is closed.
 pub(super) async fn keep_log_short(
     mut committed: watch::Receiver<bool>,
     writer: Desk,
@@ -77,7 +93,7 @@ pub(super) async fn keep_log_short(
 ) {
     while committed.changed().await.is_ok() && !*committed.borrow() {
         sleep(GATHER).await;
-        let copying = spawn_blocking(move || (copier.copy_if_long(), copier));
+        let copying = spawn_blocking(move || (copier.copy(), copier));
         // A panic was already shown. The writer's limit holds from now on.
         let Ok((copied, back)) = copying.await else {
             return;
@@ -93,7 +109,7 @@ pub(super) async fn keep_log_short(
         };
         let copying = spawn_blocking(move || {
             let writer = turn.as_ref()?;
-            Some(left_after(writer.connection(), "PASSIVE"))
+            Some(Length::of(writer.connection(), "PASSIVE"))
         });
         match copying.await {
             Ok(Some(Ok(_))) => {}
@@ -113,9 +129,22 @@ fn warn(error: &Error) {
     );
 }
 
-/// How many pages of the log are not in the file yet, after a checkpoint of this kind.
-fn left_after(connection: &Connection, kind: &str) -> Result<i64, Error> {
-    let text = format!("PRAGMA wal_checkpoint({kind})");
-    let read = |row: &rusqlite::Row<'_>| Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?);
-    Ok(connection.query_row(&text, [], read)?)
+/// How long the log is, in pages.
+struct Length {
+    whole: i64,
+    /// Not in the file yet.
+    left: i64,
+}
+
+impl Length {
+    /// After a checkpoint of this kind.
+    fn of(connection: &Connection, kind: &str) -> Result<Self, Error> {
+        let text = format!("PRAGMA wal_checkpoint({kind})");
+        let read = |row: &rusqlite::Row<'_>| {
+            let whole: i64 = row.get(1)?;
+            let left = whole - row.get::<_, i64>(2)?;
+            Ok(Self { whole, left })
+        };
+        Ok(connection.query_row(&text, [], read)?)
+    }
 }

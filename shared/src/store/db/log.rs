@@ -95,6 +95,11 @@ impl Log {
         self.courtesy.somebody_waits();
     }
 
+    /// Does somebody at a screen wait, now and then?
+    pub(super) fn is_awaited(&self) -> bool {
+        self.courtesy.is_asked()
+    }
+
     /// A batch has committed without a wait. The next wait for the disk is for its pages, too: while somebody waits they go there before, beside
     /// everything else. While nobody does, waiting for the disk more often than there is need takes a twentieth of the rate.
     pub(super) fn empty(self: &Arc<Self>) {
