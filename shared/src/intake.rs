@@ -1,15 +1,21 @@
-//! Group commit of requests: whoever comes while a transaction is under way goes together into the next one. Nobody is delayed for it.
+//! Group commit of requests: whoever comes while a transaction is under way goes together into the next one. Who comes alone is not delayed for it.
 
 use crate::clock::SharedClock;
-use crate::store::{Error, NewPush, Store, Taken};
+use crate::store::{Db, Error, NewPush, Store, Taken};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 /// How many requests may wait. Beyond that the door is shut: a queue in front of a slow database outlives its cause.
 const WAITING: usize = 4_000;
 /// How many pushes one transaction takes at most.
 const BATCH: usize = 250;
+/// Where the last transaction took so many, more are on their way, and for so long they are waited for: on a server one of twice the size costs little
+/// more, and each of its round trips waits for the others' (`docs/performance.md`). On SQLite a transaction is over sooner than this.
+const MANY: usize = 3;
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// Why a push was not taken.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -56,11 +62,25 @@ impl Intake {
 }
 
 async fn write(store: Store, clock: SharedClock, from: Arc<Mutex<mpsc::Receiver<Request>>>) {
+    let gathers = matches!(store.db(), Db::Postgres(_));
+    let mut last = 0;
     loop {
         let mut requests = Vec::new();
-        if from.lock().await.recv_many(&mut requests, BATCH).await == 0 {
-            return;
+        {
+            let mut from = from.lock().await;
+            if from.recv_many(&mut requests, BATCH).await == 0 {
+                return;
+            }
+            if gathers && last >= MANY {
+                sleep(MOMENT).await;
+                while requests.len() < BATCH
+                    && let Ok(more) = from.try_recv()
+                {
+                    requests.push(more);
+                }
+            }
         }
+        last = requests.len();
         let (pushes, replies): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
         match store.take(&pushes, clock.now()).await {
             Ok(taken) => {
