@@ -130,7 +130,9 @@ impl Store {
             .promise(&mut tx, messages, now + LEASE)
             .await?;
         let handover = self.handover.clone();
-        if tx.commits_at_once() {
+        // Those who hear of it must not hear of something that a crash takes back.
+        let told = tx.is_repeatable() && promised.is_told_outside();
+        if tx.commits_at_once() && !told {
             let gives_way = tx.gives_way();
             // There is no point where a caller could hang up.
             tx.commit_only().await?;
@@ -142,8 +144,12 @@ impl Store {
             return Ok(());
         }
         // Its own task: a caller who hangs up meanwhile undoes no commit, and what is committed is sent on.
+        let db = self.db.clone();
         let committed = tokio::spawn(async move {
             tx.commit_only().await?;
+            if told {
+                db.all_safe().await?;
+            }
             before();
             handover.keep(promised);
             Ok(())

@@ -57,6 +57,15 @@ pub(super) struct Promised {
     rest: Vec<Message>,
 }
 
+impl Promised {
+    /// Is there one that not only our own workers read?
+    pub(super) fn is_told_outside(&self) -> bool {
+        let outside = |one: &Message| !matches!(one.route, Route::Jobs(_) | Route::Later(..));
+        let placed = self.placed.iter().flat_map(Placed::messages);
+        placed.chain(&self.rest).any(outside)
+    }
+}
+
 /// Where the relay gets them: one end for each class.
 pub type Committed = [mpsc::Receiver<Vec<Message>>; 3];
 

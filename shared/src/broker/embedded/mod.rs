@@ -221,6 +221,12 @@ pub(crate) struct Placed {
     ready: Vec<String>,
 }
 
+impl Placed {
+    pub(crate) fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+}
+
 impl Inner {
     /// The rows that a message becomes; `Err` when no queue takes it.
     fn rows(&self, message: &Message) -> Result<Vec<New>, PublishError> {

@@ -161,6 +161,7 @@ impl Db {
         };
         Ok(Tx {
             open,
+            is_repeatable: flush == Flush::Never,
             to_settle: BTreeSet::new(),
         })
     }
@@ -250,6 +251,7 @@ enum Open {
 /// A transaction.
 pub struct Tx {
     open: Open,
+    is_repeatable: bool,
     /// Approvals of which it has ended members: whoever commits it counts them next.
     pub(super) to_settle: BTreeSet<ApprovalId>,
 }
@@ -263,6 +265,11 @@ impl Tx {
     /// Does its commit wait for nothing that others do meanwhile? Then nobody can hang up on it.
     pub fn commits_at_once(&self) -> bool {
         matches!(&self.open, Open::Sqlite(tx) if tx.commits_at_once())
+    }
+
+    /// Does its commit wait for no disk?
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.is_repeatable
     }
 
     /// Runs a statement and returns its rows.
