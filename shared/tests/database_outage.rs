@@ -69,6 +69,8 @@ async fn what_can_be_done_again_is_safe_with_whatever_comes_after_it() {
         assert_eq!(waits(db.begin().await.unwrap()).await, "on");
         assert_eq!(waits(db.begin_open().await.unwrap()).await, "on");
         assert_eq!(waits(db.begin_repeatable().await.unwrap()).await, "off");
+        let of_a_batch = db.begin_repeatable_later().await.unwrap();
+        assert_eq!(waits(of_a_batch).await, "on", "this process outlives it");
         let mut expected = Vec::new();
         for round in 0..ROUNDS {
             let (first, second) = (format!("{round}-1"), format!("{round}-2"));

@@ -17,7 +17,9 @@ use shared::clock::{Millis, SharedClock};
 use shared::crash;
 use shared::id::ChunkId;
 use shared::message::{Job, Lane};
-use shared::store::{Chunk, Claimed, DeliveryResult, Error as StoreError, Recorded, Store, Wanted};
+use shared::store::{
+    Chunk, Claimed, Db, DeliveryResult, Error as StoreError, Recorded, Store, Wanted,
+};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -36,8 +38,12 @@ const CALL: Millis = 25_000;
 const CLAIM: usize = 1_000;
 /// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests on one processor:
 /// its calls and their record are still to come.
-const STEP: usize = 64;
-const REST: u32 = 12;
+const STEP: Step = Step { most: 64, rest: 12 };
+/// The same where each transaction has round trips, and waits for the disk.
+const STEP_OF_SERVERS: Step = Step {
+    most: 200,
+    rest: 16,
+};
 /// How many calls of a batch begin at once while somebody waits, and how long the next ones wait: tasks that are ready run in the order in which they
 /// became so.
 const CALLS: usize = 16;
@@ -45,10 +51,16 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How many results one record takes at most.
 const RECORD: usize = 500;
 /// The same of a batch while somebody waits, and how many times as long as it has taken it rests.
-const RECORD_STEP: usize = 32;
-const RECORD_REST: u32 = 5;
+const RECORD_STEP: Step = Step { most: 32, rest: 5 };
+const RECORD_STEP_OF_SERVERS: Step = Step { most: 100, rest: 6 };
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// How much a batch does at once while somebody waits, and how many times as long it then rests on one processor.
+struct Step {
+    most: usize,
+    rest: u32,
+}
 
 /// How much one process does at once.
 #[derive(Debug, Clone, Copy)]
@@ -228,13 +240,31 @@ impl FanOut {
 
     /// How much one claim takes.
     fn step(&self) -> usize {
-        if self.gives_way() { STEP } else { CLAIM }
+        if self.gives_way() {
+            self.claim_step().most
+        } else {
+            CLAIM
+        }
+    }
+
+    fn claim_step(&self) -> Step {
+        match self.store.db() {
+            Db::Sqlite(_) => STEP,
+            Db::Postgres(_) => STEP_OF_SERVERS,
+        }
+    }
+
+    fn results_step(&self) -> Step {
+        match self.store.db() {
+            Db::Sqlite(_) => RECORD_STEP,
+            Db::Postgres(_) => RECORD_STEP_OF_SERVERS,
+        }
     }
 
     /// How much one record takes.
     fn record_step(&self) -> usize {
         if self.gives_way() {
-            RECORD_STEP
+            self.results_step().most
         } else {
             RECORD
         }
@@ -351,7 +381,7 @@ impl FanOut {
                 drop(place);
             });
         }
-        self.rest(took, REST).await;
+        self.rest(took, self.claim_step().rest).await;
     }
 
     /// Claims, however long the database is away; `None` at shutdown, an error where waiting cannot help.
@@ -432,7 +462,7 @@ impl FanOut {
             }
             // Results that wait hold places, and their leases run.
             if results.len() < self.limits.in_flight / 4 {
-                self.rest(began.elapsed(), RECORD_REST).await;
+                self.rest(began.elapsed(), self.results_step().rest).await;
             }
         }
         acks.close();

@@ -70,9 +70,10 @@ impl Copier {
                 self.log.fail(&error);
                 return Err(sqlx::Error::Io(error).into());
             }
+            let before = log.left;
             log = Length::of(&self.connection, "NOOP")?;
-            // Little was written while the disk was waited for.
-            if log.left <= SHORT {
+            // Little was written while the disk was waited for; or somebody reads what the log says, and it cannot be copied.
+            if log.left <= SHORT || log.left >= before {
                 break;
             }
         }

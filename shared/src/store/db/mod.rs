@@ -149,19 +149,20 @@ impl Db {
         self.begin_with(Flush::Never, Turn::Soon).await
     }
 
-    /// The same for a batch: it gives way to everybody else.
+    /// The same for a batch: it gives way to everybody else. PostgreSQL's commit waits for the disk, since this process outlives the server.
     pub async fn begin_repeatable_later(&self) -> Result<Tx, Error> {
         self.begin_with(Flush::Never, Turn::Later).await
     }
 
     async fn begin_with(&self, flush: Flush, turn: Turn) -> Result<Tx, Error> {
         let open = match self {
-            Self::Postgres(db) => Open::Postgres(db.pool(flush).begin().await?),
+            Self::Postgres(db) => Open::Postgres(db.pool(flush, turn).begin().await?),
             Self::Sqlite(db) => Open::Sqlite(db.begin(flush, turn).await?),
         };
         Ok(Tx {
             open,
-            is_repeatable: flush == Flush::Never,
+            is_repeatable: flush == Flush::Never
+                && (turn != Turn::Later || matches!(self, Self::Sqlite(_))),
             to_settle: BTreeSet::new(),
         })
     }
@@ -185,7 +186,7 @@ impl Db {
     /// Reads outside a transaction.
     pub async fn fetch(&self, statement: &Statement, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
         match self {
-            Self::Postgres(db) => db.fetch(Flush::Within, statement, args).await,
+            Self::Postgres(db) => db.fetch((Flush::Within, Turn::Now), statement, args).await,
             Self::Sqlite(db) => db.fetch(statement, args).await,
         }
     }
@@ -224,7 +225,7 @@ impl Db {
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
         match self {
-            Self::Postgres(db) => db.fetch(flush, statement, args).await,
+            Self::Postgres(db) => db.fetch((flush, turn), statement, args).await,
             Self::Sqlite(_) => {
                 let mut tx = self.begin_with(flush, turn).await?;
                 let rows = tx.fetch(statement, args).await?;

@@ -1,6 +1,7 @@
 //! PostgreSQL: connections of two kinds, and statements and their parameters as its driver wants them.
 
 use super::sqlite::Flush;
+use super::turns::Turn;
 use super::values::Cell;
 use super::{ACQUIRE, Arg, Error, Row, Rows, Statement};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -69,22 +70,28 @@ impl Postgres {
         Ok(migrations.run(&self.waiting).await?)
     }
 
-    /// The connections whose commits wait for the disk in this way.
-    pub(super) fn pool(&self, flush: Flush) -> &PgPool {
-        match flush {
-            Flush::Within | Flush::Beside => &self.waiting,
-            Flush::Never => &self.repeatable,
+    /// The connections for such a transaction. Those of batches wait all the same: this process outlives the server, and counts an upload's part or a
+    /// chunk's results as done once they are committed.
+    pub(super) fn pool(&self, flush: Flush, turn: Turn) -> &PgPool {
+        match (flush, turn) {
+            (Flush::Never, Turn::Now | Turn::Soon) => &self.repeatable,
+            (Flush::Within | Flush::Beside, _) | (_, Turn::Later) => &self.waiting,
         }
     }
 
     /// Runs one statement in a transaction of its own.
     pub(super) async fn fetch(
         &self,
-        flush: Flush,
+        (flush, turn): (Flush, Turn),
         statement: &Statement,
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
-        fetch(&mut *self.pool(flush).acquire().await?, statement, args).await
+        fetch(
+            &mut *self.pool(flush, turn).acquire().await?,
+            statement,
+            args,
+        )
+        .await
     }
 
     /// Waits until everything that can be read is on the disk.
