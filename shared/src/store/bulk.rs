@@ -204,7 +204,7 @@ impl Store {
             Arg::Int(now + FIRST_LOOK),
         ];
         tx.fetch(&TAKE_CHUNKS, &args).await?;
-        // It takes the pushes in the order of their identifiers by itself, by their index.
+        claim::lock(&mut tx, &pushes).await?;
         let args = [Arg::Text(&all), Arg::Int(now)];
         let open = claim::ids_of(&tx.fetch(&BEGIN, &args).await?)?;
         tx.commit().await?;

@@ -351,8 +351,8 @@ async fn fan_out(
     let mut ids: Vec<&PushId> = pushes.iter().collect();
     ids.sort();
     ids.dedup();
+    lock(tx, &ids).await?;
     let ids = to_json(&ids);
-    // It takes them in the order of their identifiers by itself, by their index.
     let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
     if open.is_empty() {
         return Ok(Vec::new());
