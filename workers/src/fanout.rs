@@ -36,13 +36,18 @@ pub const LEASE: Millis = 40_000;
 const CALL: Millis = 25_000;
 /// How many pushes and retries one claim takes at most.
 const CLAIM: usize = 1_000;
-/// The same of a batch while somebody waits for an interactive push, and how many times as long as the claim has taken it then rests on one processor:
-/// its calls and their record are still to come.
-const STEP: Step = Step { most: 64, rest: 12 };
+/// How a batch goes while somebody waits for an interactive push.
+const PACE: Pace = Pace {
+    claim: Step { most: 64, rest: 12 },
+    record: Step { most: 32, rest: 5 },
+};
 /// The same where each transaction has round trips, and waits for the disk.
-const STEP_OF_SERVERS: Step = Step {
-    most: 200,
-    rest: 16,
+const PACE_OF_SERVERS: Pace = Pace {
+    claim: Step {
+        most: 200,
+        rest: 16,
+    },
+    record: Step { most: 100, rest: 6 },
 };
 /// How many calls of a batch begin at once while somebody waits, and how long the next ones wait: tasks that are ready run in the order in which they
 /// became so.
@@ -50,16 +55,19 @@ const CALLS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 /// How many results one record takes at most.
 const RECORD: usize = 500;
-/// The same of a batch while somebody waits, and how many times as long as it has taken it rests.
-const RECORD_STEP: Step = Step { most: 32, rest: 5 };
-const RECORD_STEP_OF_SERVERS: Step = Step { most: 100, rest: 6 };
 /// How long to wait before the database is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How much a batch does at once while somebody waits, and how many times as long it then rests on one processor.
+/// How much is done at once, and how many times as long as it has taken follows as a rest on one processor.
 struct Step {
     most: usize,
     rest: u32,
+}
+
+/// The steps of one lane. After a claim its calls and their record are still to come.
+struct Pace {
+    claim: Step,
+    record: Step,
 }
 
 /// How much one process does at once.
@@ -241,30 +249,23 @@ impl FanOut {
     /// How much one claim takes.
     fn step(&self) -> usize {
         if self.gives_way() {
-            self.claim_step().most
+            self.pace().claim.most
         } else {
             CLAIM
         }
     }
 
-    fn claim_step(&self) -> Step {
+    fn pace(&self) -> Pace {
         match self.store.db() {
-            Db::Sqlite(_) => STEP,
-            Db::Postgres(_) => STEP_OF_SERVERS,
-        }
-    }
-
-    fn results_step(&self) -> Step {
-        match self.store.db() {
-            Db::Sqlite(_) => RECORD_STEP,
-            Db::Postgres(_) => RECORD_STEP_OF_SERVERS,
+            Db::Sqlite(_) => PACE,
+            Db::Postgres(_) => PACE_OF_SERVERS,
         }
     }
 
     /// How much one record takes.
     fn record_step(&self) -> usize {
         if self.gives_way() {
-            self.results_step().most
+            self.pace().record.most
         } else {
             RECORD
         }
@@ -381,7 +382,7 @@ impl FanOut {
                 drop(place);
             });
         }
-        self.rest(took, self.claim_step().rest).await;
+        self.rest(took, self.pace().claim.rest).await;
     }
 
     /// Claims, however long the database is away; `None` at shutdown, an error where waiting cannot help.
@@ -462,7 +463,7 @@ impl FanOut {
             }
             // Results that wait hold places, and their leases run.
             if results.len() < self.limits.in_flight / 4 {
-                self.rest(began.elapsed(), self.results_step().rest).await;
+                self.rest(began.elapsed(), self.pace().record.rest).await;
             }
         }
         acks.close();

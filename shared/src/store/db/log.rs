@@ -221,15 +221,20 @@ mod tests {
         assert!(log.intact().is_err());
     }
 
+    /// Empties it, to the end.
+    async fn empty(log: &Arc<Log>) {
+        log.empty();
+        while log.emptying.load(Ordering::Acquire) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
+
     #[tokio::test]
     async fn what_a_batch_has_written_goes_to_the_disk_before_somebody_must_wait_for_it() {
         let waits = Arc::new(AtomicU64::new(0));
         let log = Arc::new(Log::waiting(|| Ok(()), counting(&waits)));
         let emptied = async || {
-            log.empty();
-            while log.emptying.load(Ordering::Acquire) {
-                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            }
+            empty(&log).await;
             waits.load(Ordering::Relaxed)
         };
         assert_eq!(emptied().await, 0, "nobody waits");
@@ -243,10 +248,7 @@ mod tests {
         let failing = || Err(Error::from(ErrorKind::StorageFull));
         let log = Arc::new(Log::waiting(|| Ok(()), failing));
         log.somebody_waits();
-        log.empty();
-        while log.emptying.load(Ordering::Acquire) {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-        }
+        empty(&log).await;
         assert!(log.safe(log.note()).await.is_err());
     }
 }

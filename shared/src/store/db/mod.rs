@@ -155,14 +155,19 @@ impl Db {
     }
 
     async fn begin_with(&self, flush: Flush, turn: Turn) -> Result<Tx, Error> {
-        let open = match self {
-            Self::Postgres(db) => Open::Postgres(db.pool(flush, turn).begin().await?),
-            Self::Sqlite(db) => Open::Sqlite(db.begin(flush, turn).await?),
+        let (open, waits) = match self {
+            Self::Postgres(db) => {
+                let tx = db.pool(flush, turn).begin().await?;
+                (Open::Postgres(tx), Postgres::waits(flush, turn))
+            }
+            Self::Sqlite(db) => {
+                let tx = db.begin(flush, turn).await?;
+                (Open::Sqlite(tx), flush != Flush::Never)
+            }
         };
         Ok(Tx {
             open,
-            is_repeatable: flush == Flush::Never
-                && (turn != Turn::Later || matches!(self, Self::Sqlite(_))),
+            is_repeatable: !waits,
             to_settle: BTreeSet::new(),
         })
     }

@@ -70,12 +70,18 @@ impl Postgres {
         Ok(migrations.run(&self.waiting).await?)
     }
 
-    /// The connections for such a transaction. Those of batches wait all the same: this process outlives the server, and counts an upload's part or a
-    /// chunk's results as done once they are committed.
+    /// Does the commit of such a transaction wait for the disk? Those of batches do all the same: this process outlives the server, and counts an
+    /// upload's part or a chunk's results as done once they are committed.
+    pub(super) fn waits(flush: Flush, turn: Turn) -> bool {
+        flush != Flush::Never || turn == Turn::Later
+    }
+
+    /// The connections for such a transaction.
     pub(super) fn pool(&self, flush: Flush, turn: Turn) -> &PgPool {
-        match (flush, turn) {
-            (Flush::Never, Turn::Now | Turn::Soon) => &self.repeatable,
-            (Flush::Within | Flush::Beside, _) | (_, Turn::Later) => &self.waiting,
+        if Self::waits(flush, turn) {
+            &self.waiting
+        } else {
+            &self.repeatable
         }
     }
 

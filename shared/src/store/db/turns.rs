@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// How soon a transaction has its turn at SQLite's one writer. PostgreSQL does not look at it.
+/// How soon a transaction has its turn at SQLite's one writer. PostgreSQL looks only whether it is that of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     /// Somebody waits for the answer.
