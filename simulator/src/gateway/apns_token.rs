@@ -36,9 +36,15 @@ impl Verified {
         known.get(token).copied()
     }
 
-    fn remember(&self, token: &str, iat: i64) {
+    /// `false` where another request has brought the same token meanwhile.
+    fn remember(&self, token: &str, iat: i64) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry(token.to_owned(), || iat);
+        let mut fresh = false;
+        known.entry(token.to_owned(), || {
+            fresh = true;
+            iat
+        });
+        fresh
     }
 }
 
@@ -74,12 +80,10 @@ pub(super) fn check(
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(ApnsReason::MissingProviderToken);
     }
-    let (iat, fresh) = match verified.iat_of(token) {
-        Some(iat) => (iat, false),
-        None => (
-            signed_iat(credential, token).ok_or(ApnsReason::InvalidProviderToken)?,
-            true,
-        ),
+    let known = verified.iat_of(token);
+    let iat = match known {
+        Some(iat) => iat,
+        None => signed_iat(credential, token).ok_or(ApnsReason::InvalidProviderToken)?,
     };
     // Subtraction saturates: a sender may write any number there.
     let age = (now / 1000).saturating_sub(iat);
@@ -89,9 +93,7 @@ pub(super) fn check(
     if age < -SKEW_S {
         return Err(ApnsReason::InvalidProviderToken);
     }
-    if fresh {
-        verified.remember(token, iat);
-    }
+    let fresh = known.is_none() && verified.remember(token, iat);
     Ok(Checked { iat, fresh })
 }
 
@@ -100,6 +102,7 @@ mod tests {
     use super::{ApnsCredential, Checked, Verified, check};
     use crate::gateway::ApnsReason;
     use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+    use std::sync::Barrier;
 
     const NOW_S: i64 = 1_800_000_000;
 
@@ -139,6 +142,28 @@ mod tests {
             check(&ours, &verified, None, NOW_S * 1000),
             Err(ApnsReason::MissingProviderToken)
         );
+    }
+
+    #[test]
+    fn a_token_that_several_bring_at_once_is_fresh_once() {
+        const SENDERS: usize = 8;
+        let ours = ApnsCredential::generate().unwrap();
+        for n in 0..20 {
+            let jwt = token(&ours, &ours.public.key_id, &ours.public.team_id, NOW_S + n);
+            let header = format!("bearer {jwt}");
+            let (verified, start) = (Verified::default(), Barrier::new(SENDERS));
+            let fresh = std::thread::scope(|scope| {
+                let send = || {
+                    start.wait();
+                    let checked = check(&ours, &verified, Some(&header), NOW_S * 1000);
+                    usize::from(checked.unwrap().fresh)
+                };
+                let senders: Vec<_> = (0..SENDERS).map(|_| scope.spawn(send)).collect();
+                let fresh = senders.into_iter().map(|sender| sender.join().unwrap());
+                fresh.sum::<usize>()
+            });
+            assert_eq!(fresh, 1);
+        }
     }
 
     #[test]
