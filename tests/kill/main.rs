@@ -372,6 +372,111 @@ async fn sigterm_under_load_finishes_what_was_taken() {
     .await;
 }
 
+/// The lines of a batch: for each a notice to the one user.
+fn lines(count: u64) -> String {
+    let line = |n| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
+    (1..=count).map(line).collect()
+}
+
+/// How often the providers were called for each push.
+fn calls(world: &World) -> BTreeMap<PushId, u32> {
+    let mut calls = BTreeMap::new();
+    for receipt in world.gateway.journal() {
+        *calls.entry(receipt.push_id.clone().unwrap()).or_default() += 1;
+    }
+    calls
+}
+
+/// PostgreSQL ends as at a power cut, and comes back.
+async fn database_crash() {
+    let crash = || control("DATABASE", "kill") && control("DATABASE", "start");
+    tokio::task::spawn_blocking(crash).await.unwrap();
+}
+
+/// The roles outlive the server: what one of them has counted as done, the server must not take back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and_no_result() {
+    const LINES: u64 = 8_000;
+    const PART: u64 = 2_000;
+    let _alone = ONE_AT_A_TIME.lock().await;
+    if !footings().contains(&Footing::Servers) {
+        return;
+    }
+    let world = World::start(Footing::Servers, "kill-db-batch").await;
+    world.phone("apple", Provider::Apns).await;
+    let body = lines(LINES);
+    let query = format!("relying_party={RP}");
+    let upload = Upload::lines(&query, "march", body.as_bytes());
+    let store = world.store.to_string();
+    // The server ends only when what was sent is taken, so that the upload itself hears of nothing.
+    let mut all = body.split_inclusive('\n');
+    let parts: Vec<String> = (0..LINES / PART)
+        .map(|_| all.by_ref().take(PART as usize).collect())
+        .collect();
+    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+    let path = format!("/v1/stores/{store}/batches");
+    // Right after a crash a connection may turn out to be gone.
+    let shown = async |path: &str| world.client.ask("GET", path, None).await.ok();
+    let crash_in_between = async |part: usize| {
+        let wanted = PART * (part as u64 + 1);
+        if wanted == LINES {
+            return;
+        }
+        until(60, "the part is taken", || async {
+            let batches = shown(&path).await?;
+            (batches["data"][0]["accepted"] == wanted).then_some(())
+        })
+        .await;
+        database_crash().await;
+    };
+    let (status, said) = world
+        .upload_in_parts(&store, &upload, &parts, crash_in_between)
+        .await;
+    // Where it was refused it is sent again, as its sender is told to.
+    let batch = if status == 202 {
+        said
+    } else {
+        until(60, "taken whole", || async {
+            let (status, batch) = world.upload_to(&store, &upload).await;
+            (status == 202).then_some(batch)
+        })
+        .await
+    };
+    assert_eq!(batch["accepted"], LINES, "{status} {batch}");
+    for sent in [LINES / 2, LINES * 3 / 4] {
+        until(120, "some more are sent", || async {
+            (world.gateway.counts().accepted >= sent).then_some(())
+        })
+        .await;
+        database_crash().await;
+    }
+    let path = format!("{path}/{}", batch["id"].as_str().unwrap());
+    until(180, "nothing is under way", || async {
+        let counts = &shown(&path).await?["counts"];
+        (counts["waiting"] == 0 && counts["in_flight"] == 0).then_some(())
+    })
+    .await;
+    let report = format!("batches/{}/results.ndjson", batch["id"].as_str().unwrap());
+    let results = until(30, "what the providers said is written", || async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let results = world.report(&report).await;
+        let sent = results
+            .iter()
+            .filter(|one| one["devices"][0]["state"] == "sent");
+        (sent.count() as u64 == LINES).then_some(results)
+    })
+    .await;
+    let numbers = results.iter().map(|one| one["line"].as_u64().unwrap());
+    assert!(numbers.eq(1..=LINES), "each line once");
+    let calls = calls(&world);
+    assert_eq!(calls.len() as u64, LINES, "nobody is lost");
+    assert!(
+        calls.values().all(|n| *n <= 2),
+        "at most once more, where a result was not written"
+    );
+    world.end().await;
+}
+
 /// More than two parts of an upload.
 const LINES: u64 = 2_300;
 
@@ -381,9 +486,7 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
     on_each(async |footing| {
         let mut world = World::start(footing, "kill-batch").await;
         world.phone("apple", Provider::Apns).await;
-        let line =
-            |n| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
-        let body: String = (1..=LINES).map(line).collect();
+        let body = lines(LINES);
         let query = format!("relying_party={RP}");
         let upload = Upload::lines(&query, "march", body.as_bytes());
         let store = world.store.to_string();
@@ -413,15 +516,10 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
             (world.gateway.counts().accepted >= LINES).then_some(())
         })
         .await;
-        let mut times: BTreeMap<String, u32> = BTreeMap::new();
-        for receipt in world.gateway.journal() {
-            *times
-                .entry(receipt.push_id.as_ref().unwrap().to_string())
-                .or_default() += 1;
-        }
-        assert_eq!(times.len() as u64, LINES, "{footing:?}: nobody is lost");
+        let calls = calls(&world);
+        assert_eq!(calls.len() as u64, LINES, "{footing:?}: nobody is lost");
         assert!(
-            times.values().all(|n| *n == 1),
+            calls.values().all(|n| *n == 1),
             "{footing:?}: and nobody asked twice"
         );
         world.end().await;

@@ -58,11 +58,26 @@ impl World {
 
     /// Sends a batch to a store. Gives the status and the answer; 0 when the server has gone.
     pub async fn upload_to(&self, store: &str, upload: &Upload<'_>) -> (u16, Value) {
+        self.upload_in_parts(store, upload, &[upload.body], async |_| {})
+            .await
+    }
+
+    /// The same, in these parts, behind each of which the sender waits for `meanwhile`.
+    pub async fn upload_in_parts(
+        &self,
+        store: &str,
+        upload: &Upload<'_>,
+        parts: &[&[u8]],
+        mut meanwhile: impl AsyncFnMut(usize),
+    ) -> (u16, Value) {
         let mut socket = self.socket().await;
         let head = self.head(store, upload);
         let sent = async {
             socket.write_all(head.as_bytes()).await?;
-            socket.write_all(upload.body).await?;
+            for (n, part) in parts.iter().enumerate() {
+                socket.write_all(part).await?;
+                meanwhile(n).await;
+            }
             let mut answer = Vec::new();
             socket.read_to_end(&mut answer).await?;
             std::io::Result::Ok(answer)
