@@ -45,7 +45,7 @@ pub(super) static ASKED: Statement = Statement::new(
        d.id AS device_id, d.created_at AS device_created_at, d.address_state, d.address_provider, d.address, d.address_registered_at,
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
-     FROM pushes p JOIN users u ON u.id = p.user_id
+     FROM pushes p JOIN users u ON u.id = p.user_id || ''
      LEFT JOIN devices d ON d.user_id = p.user_id AND d.rp = p.rp AND d.state = 'active'
      LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE p.id {in:$1} AND COALESCE(p.ended_at, 0) = 0",
 );

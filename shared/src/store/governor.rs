@@ -26,7 +26,7 @@ static PUT_RIGHT: Statement = Statement::new(
 );
 static RECENT: Statement = Statement::new(
     "SELECT p.user_id, p.rp, COUNT(*) AS n FROM {texts:$1} JOIN users u ON u.id = r.value
-     JOIN pushes p ON p.user_id = u.id AND {since:p.user_id p.id u.id $2} AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
+     JOIN pushes p ON p.user_id = u.id || '' AND {since:p.user_id p.id u.id $2} AND p.created_at > $3 AND p.created_at > COALESCE(u.last_approved_at, 0)
      WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown', 'fraud_lock') GROUP BY p.user_id, p.rp",
 );
 static OPEN: Statement = Statement::new(

@@ -35,8 +35,8 @@ static USERS: Statement = Statement::new(
 );
 static KNOWN: Statement = Statement::new(
     "SELECT p.*, p.idem_key AS used_key, p.idem_hash AS used_hash FROM {each:$1}
-     JOIN pushes p ON p.store_id = r.value->>'store' AND p.idem_key = r.value->>'key'
-     WHERE p.store_id {among:$1 store} AND p.idem_key {among:$1 key}",
+     JOIN pushes p ON p.store_id || '' = r.value->>'store' AND p.idem_key = r.value->>'key'
+     WHERE p.idem_key {among:$1 key}",
 );
 static ADD: Statement = Statement::new(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,

@@ -27,7 +27,7 @@ static BY_EXTERNAL_ID: Statement = Statement::new(
     "SELECT r.n, u.id, u.status FROM {rows:2 n:int name} CROSS JOIN users u WHERE u.store_id = $1 AND u.external_id = r.name",
 );
 static KNOWN: Statement = Statement::new(
-    "SELECT p.id, p.idem_key, p.idem_hash, p.batch_id, p.line FROM pushes p WHERE p.store_id = $1 AND p.idem_key {in:$2}",
+    "SELECT p.id, p.idem_key, p.idem_hash, p.batch_id, p.line FROM pushes p WHERE p.store_id || '' = $1 AND p.idem_key {in:$2}",
 );
 static KNOWN_LINES: Statement = Statement::new(
     "SELECT id, idem_key, idem_hash, batch_id, line FROM pushes WHERE batch_id = $1 AND line >= $2 AND line <= $3",
