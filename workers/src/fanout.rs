@@ -369,7 +369,8 @@ impl FanOut {
                 return;
             };
             let (clock, outcomes) = (self.clock.clone(), outcomes.clone());
-            calls.spawn(async move {
+            // In a box: a task is moved several times before it runs, and once more when it ends.
+            calls.spawn(Box::pin(async move {
                 // Another worker may have it by now; this one leaves it.
                 let recorded = if clock.now() > until {
                     None
@@ -380,7 +381,7 @@ impl FanOut {
                 // The recorder ends only after every call.
                 outcomes.send((recorded, job)).await.ok();
                 drop(place);
-            });
+            }));
         }
         self.rest(took, self.pace().claim.rest).await;
     }
