@@ -20,14 +20,16 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use shared::crypto::sha256_text;
 use shared::id::StoreId;
-use shared::store::{Begun, NewBatch, NewRow, PART, Refusal, RowCheck, Took, Upload};
+use shared::store::{Begun, Db, NewBatch, NewRow, PART, Refusal, RowCheck, Took, Upload};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
-/// How long the lines of one transaction are at most, and how many there are while somebody waits for an interactive push.
+/// How long the lines of one transaction are at most.
 const PART_BYTES: i64 = 1024 * 1024;
-const STEP: usize = 64;
+/// How many there are while somebody waits for an interactive push: on SQLite nobody else writes meanwhile.
+const STEP: usize = 32;
+const STEP_OF_SERVERS: usize = 64;
 /// How long an upload may be silent.
 const SILENCE: Duration = Duration::from_mins(1);
 /// How often the database is asked once more before an upload fails with it.
@@ -249,6 +251,10 @@ async fn read(
     let mut body = request.into_body().into_data_stream();
     let mut lines = Lines::new(format, gzip);
     let (mut found, mut part) = (Vec::new(), Part::default());
+    let step = match app.store.db() {
+        Db::Sqlite(_) => STEP,
+        Db::Postgres(_) => STEP_OF_SERVERS,
+    };
     let cut =
         || Problem::new(Code::UploadCut).detail("send it again with the same Idempotency-Key");
     loop {
@@ -269,7 +275,7 @@ async fn read(
             for line in found.drain(..) {
                 part.add(row_of(line, defaults, app.clock.now()));
                 let asked = app.store.courtesy().is_asked();
-                if part.is_full(if asked { STEP } else { PART }) {
+                if part.is_full(if asked { step } else { PART }) {
                     to.put(app, std::mem::take(&mut part)).await?;
                 }
             }
