@@ -123,16 +123,18 @@ async fn plans(tx: &mut Tx) -> Vec<(String, Vec<String>)> {
     plans
 }
 
-/// Conditions that leave all of a store's rows, or of a user's.
-const LOOSE: [&str; 3] = ["(store_id = ", "(user_id = ", "(rp = "];
+/// Conditions that leave a few rows, however many a store, a user or a batch has.
+const SELECTIVE: [&str; 5] = [
+    "(id = ",
+    "(push_id = ",
+    "(idem_key = ",
+    "(ROW(user_id, id) > ",
+    "(line <= ",
+];
 
-/// Does it leave a few rows?
-fn is_selective(condition: &str) -> bool {
-    let text = condition
-        .split_once("Index Cond: ")
-        .map_or("", |(_, text)| text);
-    text.contains(" AND ")
-        || (!text.is_empty() && !LOOSE.iter().any(|loose| text.starts_with(loose)))
+fn is_selective(line: &str) -> bool {
+    let condition = line.split_once("Index Cond: ");
+    condition.is_some_and(|(_, text)| SELECTIVE.iter().any(|one| text.contains(one)))
 }
 
 /// The lines of the plan that read a growing table without a condition on an index that leaves few rows.
@@ -149,7 +151,7 @@ fn whole_reads(plan: &[String]) -> Vec<&String> {
         let below = plan[n + 1..]
             .iter()
             .take_while(|one| depth(one) > depth(line));
-        if !below.into_iter().any(|one| is_selective(one)) {
+        if !below.into_iter().any(|line| is_selective(line)) {
             found.push(line);
         }
     }

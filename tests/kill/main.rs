@@ -387,7 +387,7 @@ fn calls(world: &World) -> BTreeMap<PushId, u32> {
     calls
 }
 
-/// PostgreSQL ends as at a power cut, and comes back.
+/// PostgreSQL ends without a word, and comes back with what it has written to the disk's care.
 async fn database_crash() {
     let crash = || control("DATABASE", "kill") && control("DATABASE", "start");
     tokio::task::spawn_blocking(crash).await.unwrap();
@@ -399,13 +399,16 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
     const LINES: u64 = 8_000;
     const PART: u64 = 2_000;
     let _alone = ONE_AT_A_TIME.lock().await;
-    if !footings().contains(&Footing::Servers) {
+    let is_ours = std::env::var("COUNTERSIGN_TEST_DATABASE_CONTROL").is_ok();
+    if !footings().contains(&Footing::Servers) || !is_ours {
+        println!("left out: there is no database that may be ended");
         return;
     }
     let world = World::start(Footing::Servers, "kill-db-batch").await;
     world.phone("apple", Provider::Apns).await;
     let body = lines(LINES);
-    let query = format!("relying_party={RP}");
+    // So slowly that there is something left to send at each end.
+    let query = format!("relying_party={RP}&max_per_second=700");
     let upload = Upload::lines(&query, "march", body.as_bytes());
     let store = world.store.to_string();
     // The server ends only when what was sent is taken, so that the upload itself hears of nothing.
@@ -448,6 +451,7 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
             (world.gateway.counts().accepted >= sent).then_some(())
         })
         .await;
+        assert!(world.gateway.counts().accepted < LINES, "nothing is left");
         database_crash().await;
     }
     let path = format!("{path}/{}", batch["id"].as_str().unwrap());
@@ -457,9 +461,10 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
     })
     .await;
     let report = format!("batches/{}/results.ndjson", batch["id"].as_str().unwrap());
-    let results = until(30, "what the providers said is written", || async {
+    // What a claim had begun whose end nobody heard of comes back after its lease.
+    let results = until(120, "what the providers said is written", || async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let results = world.report(&report).await;
+        let results = world.try_report(&report).await.ok()?;
         let sent = results
             .iter()
             .filter(|one| one["devices"][0]["state"] == "sent");
@@ -470,10 +475,7 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
     assert!(numbers.eq(1..=LINES), "each line once");
     let calls = calls(&world);
     assert_eq!(calls.len() as u64, LINES, "nobody is lost");
-    assert!(
-        calls.values().all(|n| *n <= 2),
-        "at most once more, where a result was not written"
-    );
+    assert!(calls.values().all(|n| *n == 1), "and nobody is asked twice");
     world.end().await;
 }
 

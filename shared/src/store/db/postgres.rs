@@ -5,8 +5,9 @@ use super::turns::Turn;
 use super::values::Cell;
 use super::{ACQUIRE, Arg, Error, Row, Rows, Statement};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgPool};
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// For how long a connection that was alive is taken to be so.
@@ -24,6 +25,8 @@ pub struct Postgres {
     waiting: PgPool,
     /// Its commits do not wait for the disk: after a crash of the server some of the last are gone, and all that came after the first of these.
     repeatable: PgPool,
+    /// For migrations, which take as long as they take: one that was cut off would fail at each start.
+    patient: Arc<PgConnectOptions>,
 }
 
 fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
@@ -56,9 +59,13 @@ impl Postgres {
             ("enable_seqscan", "off"),
         ]);
         let repeatable = options.clone().options([("synchronous_commit", "off")]);
+        let patient = options
+            .clone()
+            .options([("statement_timeout", "0"), ("lock_timeout", "0")]);
         let both = Self {
             waiting: pool(options, CONNECTIONS),
             repeatable: pool(repeatable, REPEATABLE),
+            patient: Arc::new(patient),
         };
         // Whoever cannot reach it learns so at once.
         drop(both.waiting.acquire().await?);
@@ -66,8 +73,11 @@ impl Postgres {
     }
 
     pub(super) async fn migrate(&self) -> Result<(), Error> {
+        let mut connection = self.patient.connect().await?;
         let migrations = sqlx::migrate!("../migrations/postgres");
-        Ok(migrations.run(&self.waiting).await?)
+        migrations.run(&mut connection).await?;
+        connection.close().await?;
+        Ok(())
     }
 
     /// Does the commit of such a transaction wait for the disk? Those of batches do all the same: this process outlives the server, and counts an

@@ -27,7 +27,7 @@
 use std::sync::OnceLock;
 
 /// SQLite gets rows in pieces of so many, and so meets the same few texts again and again: reading a text takes longer than what it does.
-const PIECES: [usize; 6] = [1_000, 200, 64, 16, 4, 1];
+const PIECES: [usize; 7] = [1_000, 200, 64, 32, 16, 4, 1];
 
 /// One SQL text, translated at its first use.
 pub struct Statement {
