@@ -2,11 +2,11 @@
 //! millisecond on PostgreSQL right after several have come together.
 
 use crate::clock::SharedClock;
+use crate::gather::gather_for;
 use crate::store::{Db, Error, NewPush, Store, Taken};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 /// How many requests may wait. Beyond that the door is shut: a queue in front of a slow database outlives its cause.
@@ -72,13 +72,8 @@ async fn write(store: Store, clock: SharedClock, from: Arc<Mutex<mpsc::Receiver<
             if from.recv_many(&mut requests, BATCH).await == 0 {
                 return;
             }
-            if gathers && last >= MANY && requests.len() < BATCH {
-                sleep(MOMENT).await;
-                while requests.len() < BATCH
-                    && let Ok(more) = from.try_recv()
-                {
-                    requests.push(more);
-                }
+            if gathers && last >= MANY {
+                gather_for(MOMENT, &mut from, &mut requests, BATCH).await;
             }
         }
         last = requests.len();

@@ -10,6 +10,7 @@ pub mod crash;
 pub mod crypto;
 pub mod domain;
 pub mod event;
+pub mod gather;
 pub mod id;
 pub mod intake;
 pub mod message;

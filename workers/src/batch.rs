@@ -1,6 +1,7 @@
 //! Taking what a queue has, as much as there is: at once where somebody waits, and else with what comes in a moment.
 
 use shared::broker::Delivery;
+use shared::gather::gather_for;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ pub(crate) async fn next(
     Some(gather(first, from, most))
 }
 
-/// How long work that nobody waits for is gathered: one transaction for many costs little more than for one.
+/// How long work that nobody waits for is gathered.
 const MOMENT: Duration = Duration::from_millis(20);
 
 /// Adds to the empty `batch` what has come and what comes in a moment, up to `most`. `false` at the end of the channel.
@@ -47,13 +48,6 @@ pub(crate) async fn gather_for_a_moment<T>(
     if from.recv_many(batch, most).await == 0 {
         return false;
     }
-    if batch.len() < most {
-        tokio::time::sleep(MOMENT).await;
-        while batch.len() < most
-            && let Ok(more) = from.try_recv()
-        {
-            batch.push(more);
-        }
-    }
+    gather_for(MOMENT, from, batch, most).await;
     true
 }

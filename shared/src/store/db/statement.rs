@@ -20,9 +20,9 @@
 //! rows are looked up by index from a short list. An array it takes for ten rows, a set of JSON elements for a hundred, which once was more than
 //! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` and `JOIN` are not, so that a table which is joined with `{each:$1}` is told
 //! with `{among:…}` once more which rows are asked for; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
-//! read everybody's recent pushes by their identifiers. A column behind `|| ''` keeps a plan from an index that leaves all of a store's or a user's rows, which of
-//! a few rows is as good as the right one, and a join from being turned round. An array given as it is tells how long it is: PostgreSQL then takes a plan for this length to be
-//! cheaper than the one it keeps, and makes a new one each time. Behind a `SELECT` it has no length.
+//! read everybody's recent pushes by their identifiers. A column behind `|| ''` keeps a plan from an index that leaves all of a store's or a user's
+//! rows, which of a few rows is as good as the right one, and a join from being turned round. An array given as it is tells how long it is: PostgreSQL
+//! then takes a plan for this length to be cheaper than the one it keeps, and makes a new one each time. Behind a `SELECT` it has no length.
 
 use std::sync::OnceLock;
 
