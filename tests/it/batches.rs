@@ -1,20 +1,13 @@
 //! Batches, end to end: every recipient is asked once, whatever is cut, sent again, paused or flooding beside it. The providers' receipts
 //! are the witness.
 
-use harness::{RP, Upload, World, footings, until};
+use harness::{RP, Upload, World, footings, payslips, until};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use simulator::phone::{Decision, Phone};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
-
-/// `count` lines for the user `ada`.
-fn lines(count: usize) -> Vec<u8> {
-    let line =
-        |n: usize| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
-    (1..=count).map(line).collect::<String>().into_bytes()
-}
 
 fn query(more: &str) -> String {
     format!("relying_party={RP}&{more}")
@@ -46,12 +39,7 @@ async fn sent(world: &World, count: u64) {
         || async { (world.gateway.counts().accepted >= count).then_some(()) },
     )
     .await;
-    let mut times: BTreeMap<String, u32> = BTreeMap::new();
-    for receipt in world.gateway.journal() {
-        *times
-            .entry(receipt.push_id.as_ref().unwrap().to_string())
-            .or_default() += 1;
-    }
+    let times = world.calls();
     assert_eq!(times.len() as u64, count, "{:?}", world.footing);
     assert!(
         times.values().all(|n| *n == 1),
@@ -65,7 +53,7 @@ async fn five_thousand_recipients_are_asked_once_each_and_told_by_line() {
     for footing in footings() {
         let world = World::start(footing, "batch").await;
         world.phone("apple", Provider::Apns).await;
-        let body = lines(5_000);
+        let body = payslips(5_000);
         let query = query("expires_in=12s&name=March");
         let batch = world.upload(&Upload::lines(&query, "march", &body)).await;
         assert_eq!(
@@ -116,7 +104,7 @@ async fn an_upload_cut_anywhere_and_sent_again_asks_everybody_once() {
     for footing in footings() {
         let world = World::start(footing, "batch-cut").await;
         world.phone("apple", Provider::Apns).await;
-        let body = lines(1_500);
+        let body = payslips(1_500);
         let query = query("");
         let upload = Upload::lines(&query, "march", &body);
         for part in [0, 1, 30, 55, 80, 99] {
@@ -266,7 +254,7 @@ async fn a_batch_is_paused_resumed_and_cancelled() {
     for footing in footings() {
         let world = World::start(footing, "batch-pause").await;
         let phone = world.phone("apple", Provider::Apns).await;
-        let body = lines(400);
+        let body = payslips(400);
         let query = query("max_per_second=50");
         let batch = world.upload(&Upload::lines(&query, "slow", &body)).await;
         let id = batch["id"].as_str().unwrap();
@@ -350,7 +338,7 @@ async fn a_quiet_store_and_a_login_do_not_wait_for_a_flood() {
             .await;
         // Bob has no device: his pushes end with their fan-out. The flood's provider is slow, and the flood is still coming.
         world.gateway.set_latency(Duration::from_millis(300));
-        let body = lines(40_000);
+        let body = payslips(40_000);
         let query = query("");
         let flood = Upload::lines(&query, "flood", &body);
         let mut flooding = Box::pin(world.upload_to(world.store.as_str(), &flood));
@@ -434,7 +422,7 @@ async fn the_command_line_sends_a_packed_file_and_follows_it_to_its_end() {
     for footing in footings() {
         let world = World::start(footing, "batch-cli").await;
         world.phone("apple", Provider::Apns).await;
-        let body = [lines(900), b"{\"title\":\"Whose?\"}\n".to_vec()].concat();
+        let body = [payslips(900), b"{\"title\":\"Whose?\"}\n".to_vec()].concat();
         let file = world.folder.join("payslips.ndjson.gz");
         std::fs::write(&file, packed(&body)).unwrap();
         let file = file.to_str().unwrap();
@@ -509,7 +497,7 @@ async fn a_full_backlog_says_when_to_come_back_and_the_same_upload_goes_on_then(
     for footing in footings() {
         let world = World::start_with(footing, "batch-full", &limit).await;
         world.phone("apple", Provider::Apns).await;
-        let body = lines(600);
+        let body = payslips(600);
         let query = query("max_per_second=1");
         let first = world.upload(&Upload::lines(&query, "first", &body)).await;
         assert_eq!(first["accepted"], 600, "what began is taken whole");

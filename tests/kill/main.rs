@@ -5,7 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic: that is its failing")]
 
-use harness::{Footing, RP, Tap, Upload, World, control, footings, on_each, until};
+use harness::{Footing, RP, Tap, Upload, World, control, footings, on_each, payslips, until};
 use serde_json::{Value, json};
 use shared::domain::Provider;
 use shared::id::PushId;
@@ -372,21 +372,6 @@ async fn sigterm_under_load_finishes_what_was_taken() {
     .await;
 }
 
-/// The lines of a batch: for each a notice to the one user.
-fn lines(count: u64) -> String {
-    let line = |n| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
-    (1..=count).map(line).collect()
-}
-
-/// How often the providers were called for each push.
-fn calls(world: &World) -> BTreeMap<PushId, u32> {
-    let mut calls = BTreeMap::new();
-    for receipt in world.gateway.journal() {
-        *calls.entry(receipt.push_id.clone().unwrap()).or_default() += 1;
-    }
-    calls
-}
-
 /// PostgreSQL ends without a word, and comes back with what it has written to the disk's care.
 async fn database_crash() {
     let crash = || control("DATABASE", "kill") && control("DATABASE", "start");
@@ -396,8 +381,8 @@ async fn database_crash() {
 /// The roles outlive the server: what one of them has counted as done, the server must not take back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and_no_result() {
-    const LINES: u64 = 8_000;
-    const PART: u64 = 2_000;
+    const LINES: usize = 8_000;
+    const PART: usize = 2_000;
     let _alone = ONE_AT_A_TIME.lock().await;
     let is_ours = std::env::var("COUNTERSIGN_TEST_DATABASE_CONTROL").is_ok();
     if !footings().contains(&Footing::Servers) || !is_ours {
@@ -406,22 +391,20 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
     }
     let world = World::start(Footing::Servers, "kill-db-batch").await;
     world.phone("apple", Provider::Apns).await;
-    let body = lines(LINES);
+    let body = payslips(LINES);
     // So slowly that there is something left to send at each end.
     let query = format!("relying_party={RP}&max_per_second=700");
-    let upload = Upload::lines(&query, "march", body.as_bytes());
+    let upload = Upload::lines(&query, "march", &body);
     let store = world.store.to_string();
     // The server ends only when what was sent is taken, so that the upload itself hears of nothing.
-    let mut all = body.split_inclusive('\n');
-    let parts: Vec<String> = (0..LINES / PART)
-        .map(|_| all.by_ref().take(PART as usize).collect())
-        .collect();
-    let parts: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+    let all: Vec<_> = body.split_inclusive(|byte| *byte == b'\n').collect();
+    let parts: Vec<_> = all.chunks(PART).map(<[_]>::concat).collect();
+    let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
     let path = format!("/v1/stores/{store}/batches");
     // Right after a crash a connection may turn out to be gone.
     let shown = async |path: &str| world.client.ask("GET", path, None).await.ok();
     let crash_in_between = async |part: usize| {
-        let wanted = PART * (part as u64 + 1);
+        let wanted = PART * (part + 1);
         if wanted == LINES {
             return;
         }
@@ -448,10 +431,13 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
     assert_eq!(batch["accepted"], LINES, "{status} {batch}");
     for sent in [LINES / 2, LINES * 3 / 4] {
         until(120, "some more are sent", || async {
-            (world.gateway.counts().accepted >= sent).then_some(())
+            (world.gateway.counts().accepted >= sent as u64).then_some(())
         })
         .await;
-        assert!(world.gateway.counts().accepted < LINES, "nothing is left");
+        assert!(
+            world.gateway.counts().accepted < LINES as u64,
+            "nothing is left"
+        );
         database_crash().await;
     }
     let path = format!("{path}/{}", batch["id"].as_str().unwrap());
@@ -468,13 +454,13 @@ async fn a_database_that_crashes_in_the_middle_of_a_batch_takes_back_no_line_and
         let sent = results
             .iter()
             .filter(|one| one["devices"][0]["state"] == "sent");
-        (sent.count() as u64 == LINES).then_some(results)
+        (sent.count() == LINES).then_some(results)
     })
     .await;
     let numbers = results.iter().map(|one| one["line"].as_u64().unwrap());
-    assert!(numbers.eq(1..=LINES), "each line once");
-    let calls = calls(&world);
-    assert_eq!(calls.len() as u64, LINES, "nobody is lost");
+    assert!(numbers.eq(1..=LINES as u64), "each line once");
+    let calls = world.calls();
+    assert_eq!(calls.len(), LINES, "nobody is lost");
     assert!(calls.values().all(|n| *n == 1), "and nobody is asked twice");
     world.end().await;
 }
@@ -488,9 +474,9 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
     on_each(async |footing| {
         let mut world = World::start(footing, "kill-batch").await;
         world.phone("apple", Provider::Apns).await;
-        let body = lines(LINES);
+        let body = payslips(LINES as usize);
         let query = format!("relying_party={RP}");
-        let upload = Upload::lines(&query, "march", body.as_bytes());
+        let upload = Upload::lines(&query, "march", &body);
         let store = world.store.to_string();
         // Before and after the commit of a part, and between the release of a chunk and its publish.
         for (role, point) in [("api", "B1"), ("api", "B2"), ("worker", "B3")] {
@@ -518,7 +504,7 @@ async fn api_and_worker_killed_in_the_middle_of_a_batch_ask_everybody_once() {
             (world.gateway.counts().accepted >= LINES).then_some(())
         })
         .await;
-        let calls = calls(&world);
+        let calls = world.calls();
         assert_eq!(calls.len() as u64, LINES, "{footing:?}: nobody is lost");
         assert!(
             calls.values().all(|n| *n == 1),

@@ -18,5 +18,5 @@ mod world;
 
 pub use process::Process;
 pub use tap::Tap;
-pub use upload::Upload;
+pub use upload::{Upload, payslips};
 pub use world::{Footing, RP, World, control, footings, on_each, raw, until};

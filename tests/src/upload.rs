@@ -2,6 +2,8 @@
 
 use crate::world::World;
 use serde_json::Value;
+use shared::id::PushId;
+use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -33,7 +35,23 @@ impl<'a> Upload<'a> {
     }
 }
 
+/// The lines of a batch: notices to the user `ada`.
+pub fn payslips(count: usize) -> Vec<u8> {
+    let line =
+        |n: usize| format!("{{\"user\":{{\"external_id\":\"ada\"}},\"title\":\"Payslip {n}\"}}\n");
+    (1..=count).map(line).collect::<String>().into_bytes()
+}
+
 impl World {
+    /// How often the providers were called for each push.
+    pub fn calls(&self) -> BTreeMap<PushId, u32> {
+        let mut calls = BTreeMap::new();
+        for receipt in self.gateway.journal() {
+            *calls.entry(receipt.push_id.clone().unwrap()).or_default() += 1;
+        }
+        calls
+    }
+
     fn head(&self, store: &str, upload: &Upload<'_>) -> String {
         let encoding = if upload.gzip {
             "content-encoding: gzip\r\n"
