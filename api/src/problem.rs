@@ -231,6 +231,7 @@ impl From<shared::store::Error> for Problem {
         );
         match error {
             shared::store::Error::Driver(_)
+            | shared::store::Error::Postgres(_)
             | shared::store::Error::Sqlite(_)
             | shared::store::Error::Stopped => Self::unavailable(),
             shared::store::Error::Scheme

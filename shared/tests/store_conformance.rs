@@ -41,7 +41,7 @@ async fn a_promise_lives_and_dies_with_its_transaction() {
     for (name, db, left) in databases("promise").await {
         let outbox = Outbox::new(db.clone());
         let mut tx = db.begin().await.unwrap();
-        Outbox::add(&mut tx, &messages(3), 0).await.unwrap();
+        Outbox::add(&mut tx, &messages(3), 0).unwrap();
         drop(tx);
         assert_eq!(
             outbox.take(1, 2, 10).await.unwrap(),
@@ -49,7 +49,7 @@ async fn a_promise_lives_and_dies_with_its_transaction() {
             "{name}: rolled back"
         );
         let mut tx = db.begin().await.unwrap();
-        Outbox::add(&mut tx, &messages(3), 0).await.unwrap();
+        Outbox::add(&mut tx, &messages(3), 0).unwrap();
         tx.commit().await.unwrap();
         assert_eq!(outbox.pending().await.unwrap(), 3, "{name}: committed");
         close(db, left).await;
@@ -62,7 +62,7 @@ async fn a_crash_leaves_the_promise_to_whoever_comes_after_the_lease() {
         let outbox = Outbox::new(db.clone());
         let sent = messages(2);
         let mut tx = db.begin().await.unwrap();
-        Outbox::add(&mut tx, &sent, 1_000).await.unwrap();
+        Outbox::add(&mut tx, &sent, 1_000).unwrap();
         tx.commit().await.unwrap();
         assert!(
             outbox.take(999, 5_000, 10).await.unwrap().is_empty(),
@@ -91,7 +91,7 @@ async fn a_crash_leaves_the_promise_to_whoever_comes_after_the_lease() {
 async fn of_many_takers_one_gets_each_message() {
     for (name, db, left) in databases("takers").await {
         let mut tx = db.begin().await.unwrap();
-        Outbox::add(&mut tx, &messages(200), 0).await.unwrap();
+        Outbox::add(&mut tx, &messages(200), 0).unwrap();
         tx.commit().await.unwrap();
         let takers: Vec<_> = (0..8)
             .map(|_| {

@@ -244,6 +244,45 @@ async fn a_push_is_taken_once_for_an_idempotency_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_many_with_one_idempotency_key_one_is_new_and_nobody_beside_them_is_lost() {
+    for mut bed in beds("twins").await {
+        for round in 0..5 {
+            let calls = (0..16).map(|_| {
+                let twin = NewPush {
+                    idempotency: Some((format!("k{round}"), "h".to_owned())),
+                    ..bed.push(Kind::Generic, Target::All)
+                };
+                // Whoever comes into the way takes the whole transaction down.
+                let beside = bed.push(Kind::Generic, Target::All);
+                let store = bed.store.clone();
+                tokio::spawn(async move { store.take(&[twin, beside], NOW).await })
+            });
+            let calls: Vec<_> = calls.collect();
+            let (mut new, mut made) = (0, std::collections::BTreeSet::new());
+            for call in calls {
+                let taken = call.await.unwrap().unwrap();
+                match &taken[0] {
+                    Taken::New(_) => new += 1,
+                    Taken::Replayed(row) => {
+                        made.insert(row.id.clone());
+                    }
+                    other => panic!("{}: {other:?}", bed.name),
+                }
+                assert_eq!(taken[1], Taken::New(bed.user.clone()), "{}", bed.name);
+            }
+            assert_eq!((new, made.len()), (1, 1), "{}", bed.name);
+        }
+        let sent: usize = bed
+            .messages()
+            .iter()
+            .map(|message| Job::decode(message).unwrap().pushes.len())
+            .sum();
+        assert_eq!(sent, 5 * 17, "{}", bed.name);
+        bed.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_delivery_is_claimed_by_one_worker_and_taken_over_after_its_lease() {
     for mut bed in beds("claim").await {
         let push = bed.taken(Kind::Confirm, Target::All).await;

@@ -60,9 +60,7 @@ impl Bed {
 
     async fn commit(&self, messages: &[Message]) {
         let mut tx = self.db.begin().await.unwrap();
-        Outbox::add(&mut tx, messages, 1_000_000 + LEASE)
-            .await
-            .unwrap();
+        Outbox::add(&mut tx, messages, 1_000_000 + LEASE).unwrap();
         tx.commit().await.unwrap();
     }
 

@@ -117,8 +117,7 @@ pub(super) async fn record(
         }
     }
     if sent.count() > 0 {
-        tx.execute(&WRITE, &[Arg::Int(now), Arg::Rows(&sent)])
-            .await?;
+        tx.send(&WRITE, &[Arg::Int(now), Arg::Rows(&sent)])?;
     }
     let mut stand = HashSet::new();
     if open.count() > 0 {
@@ -203,11 +202,10 @@ impl Store {
             Arg::Int(now + lease + GRACE),
             Arg::Int(now + FIRST_LOOK),
         ];
-        tx.fetch(&TAKE_CHUNKS, &args).await?;
-        claim::lock(&mut tx, &pushes).await?;
+        tx.send(&TAKE_CHUNKS, &args)?;
+        claim::lock(&mut tx, &pushes)?;
         let args = [Arg::Text(&all), Arg::Int(now)];
-        let open = claim::ids_of(&tx.fetch(&BEGIN, &args).await?)?;
-        tx.commit().await?;
+        let open = claim::ids_of(&tx.fetch_last(&BEGIN, &args).await?)?;
         if open.is_empty() {
             return Ok(Vec::new());
         }
@@ -216,7 +214,7 @@ impl Store {
         let mut attempts = 0;
         let plan = loop {
             match self.db.fetch(&ASKED, &[Arg::Text(&open)]).await {
-                Ok(asked) => break claim::planned(&asked, false)?,
+                Ok(asked) => break claim::planned(&asked, None)?,
                 Err(error) if error.is_permanent() || attempts >= ATTEMPTS => return Err(error),
                 Err(_) => tokio::time::sleep(AGAIN).await,
             }
@@ -257,14 +255,14 @@ impl Store {
         touched.sort();
         touched.dedup();
         let mut tx = self.db.begin_repeatable_later().await?;
-        claim::lock(&mut tx, &touched).await?;
+        claim::lock(&mut tx, &touched)?;
         let mut messages = Vec::new();
         for (pushes, reason) in [(nobody, "no_devices"), (blocked, "user_blocked")] {
             if !pushes.is_empty() {
                 messages.extend(ending::fail(&mut tx, pushes, reason, now).await?);
             }
         }
-        claim::widen(&mut tx, escalated).await?;
+        claim::widen(&mut tx, escalated)?;
         claim::write(&mut tx, rows, now, lease).await?;
         self.commit(tx, messages, now).await
     }
@@ -317,7 +315,7 @@ impl Store {
             messages.push(job.into_message(Route::Jobs(Lane::Bulk), now));
         }
         if !sent.is_empty() {
-            tx.fetch(&SENT, &[Arg::Text(&to_json(&sent))]).await?;
+            tx.send(&SENT, &[Arg::Text(&to_json(&sent))])?;
         }
         self.commit(tx, messages, now).await?;
         Ok(count)

@@ -16,7 +16,7 @@ use crate::id::{DeliveryId, DeviceId, PushId, StoreId};
 use crate::message::{Job, Lane, Message, RetryOf, Route, VERSION};
 use crate::secret::Secret;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 /// A retry that comes this much too early is due all the same: a tier's clock is not ours.
@@ -46,8 +46,8 @@ pub(super) static ASKED: Statement = Statement::new(
        pp.updated_at AS policy_version, CAST(CASE WHEN pp.apns IS NULL THEN 0 ELSE 1 END AS BIGINT) AS apns,
        CAST(CASE WHEN pp.fcm IS NULL THEN 0 ELSE 1 END AS BIGINT) AS fcm
      FROM pushes p JOIN users u ON u.id = p.user_id || ''
-     LEFT JOIN devices d ON d.user_id = p.user_id AND d.rp = p.rp AND d.state = 'active'
-     LEFT JOIN push_policies pp ON pp.store_id = p.store_id AND pp.rp = p.rp WHERE p.id {in:$1} AND COALESCE(p.ended_at, 0) = 0",
+     LEFT JOIN devices d ON d.user_id = p.user_id || '' AND d.rp = p.rp AND d.state = 'active'
+     LEFT JOIN push_policies pp ON pp.store_id = p.store_id || '' AND pp.rp = p.rp WHERE p.id {in:$1} AND COALESCE(p.ended_at, 0) = 0",
 );
 static CLAIM: Statement = Statement::new(
     "INSERT INTO deliveries (id, push_id, device_id, state, reason, attempt, due_at, created_at, updated_at)
@@ -197,6 +197,16 @@ pub(super) struct Plan {
     pub(super) escalated: Vec<PushId>,
 }
 
+impl Plan {
+    /// Is there nothing to do but to write deliveries and to send some of them?
+    fn only_sends(&self) -> bool {
+        self.rows.count() > 0
+            && self.nobody.is_empty()
+            && self.blocked.is_empty()
+            && self.escalated.is_empty()
+    }
+}
+
 /// The deliveries of one push. `written`: there is a row before the call.
 fn plan(rows: &[&Row], written: bool, plan: &mut Plan) -> Result<(), Error> {
     let Some(first) = rows.first() else {
@@ -314,7 +324,14 @@ impl Store {
         let mut messages = Vec::new();
         let mut claimed = Vec::new();
         if !wanted.pushes.is_empty() {
-            claimed = fan_out(&mut tx, &wanted.pushes, now, lease, &mut messages).await?;
+            let plan = begin_fan_out(&mut tx, &wanted.pushes, now).await?;
+            if wanted.retries.is_empty() && plan.only_sends() {
+                let args = claim_args(&plan.rows, now, lease);
+                let won = tx.fetch_last(&CLAIM, &args).await?;
+                let claimed = keep_won(plan.send, &won)?;
+                return Ok(Claim { claimed });
+            }
+            claimed = fan_out(&mut tx, plan, now, lease, &mut messages).await?;
         }
         if !wanted.retries.is_empty() {
             claimed.extend(retry(&mut tx, &wanted.retries, now, lease, &mut messages).await?);
@@ -325,9 +342,9 @@ impl Store {
 }
 
 /// Locks pushes, in the order of their identifiers.
-pub(super) async fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<(), Error> {
+pub(super) fn lock(tx: &mut Tx, pushes: &[impl serde::Serialize]) -> Result<(), Error> {
     if !tx.is_alone() {
-        tx.fetch(&LOCK, &[Arg::Text(&to_json(&pushes))]).await?;
+        tx.send(&LOCK, &[Arg::Text(&to_json(&pushes))])?;
     }
     Ok(())
 }
@@ -341,24 +358,27 @@ pub(super) async fn lock_and_tell_ended(
     tx.fetch(&LOCK_AND_TELL_ENDED, &[Arg::Text(&ids)]).await
 }
 
+/// Begins with pushes that are open: what is to be done for them.
+async fn begin_fan_out(tx: &mut Tx, pushes: &[PushId], now: Millis) -> Result<Plan, Error> {
+    let mut ids: Vec<&PushId> = pushes.iter().collect();
+    ids.sort();
+    ids.dedup();
+    lock(tx, &ids)?;
+    let ids = to_json(&ids);
+    let begin = [Arg::Text(&ids), Arg::Int(now)];
+    let asked: [(&Statement, &[Arg<'_>]); 2] = [(&BEGIN, &begin), (&ASKED, &begin[..1])];
+    let [open, asked] = tx.fetch_all(asked).await?;
+    let open: HashSet<String> = ids_of(&open)?.into_iter().collect();
+    planned(&asked, Some(&open))
+}
+
 async fn fan_out(
     tx: &mut Tx,
-    pushes: &[PushId],
+    planned: Plan,
     now: Millis,
     lease: Millis,
     messages: &mut Vec<Message>,
 ) -> Result<Vec<Claimed>, Error> {
-    let mut ids: Vec<&PushId> = pushes.iter().collect();
-    ids.sort();
-    ids.dedup();
-    lock(tx, &ids).await?;
-    let ids = to_json(&ids);
-    let open = tx.fetch(&BEGIN, &[Arg::Text(&ids), Arg::Int(now)]).await?;
-    if open.is_empty() {
-        return Ok(Vec::new());
-    }
-    let open = to_json(&ids_of(&open)?);
-    let planned = planned(&tx.fetch(&ASKED, &[Arg::Text(&open)]).await?, true)?;
     for (pushes, reason) in [
         (&planned.nobody, "no_devices"),
         (&planned.blocked, "user_blocked"),
@@ -367,7 +387,7 @@ async fn fan_out(
             messages.extend(ending::fail(tx, pushes, reason, now).await?);
         }
     }
-    widen(tx, &planned.escalated).await?;
+    widen(tx, &planned.escalated)?;
     let won = write(tx, &planned.rows, now, lease).await?;
     keep_won(planned.send, &won)
 }
@@ -376,13 +396,17 @@ pub(super) fn ids_of(rows: &[Row]) -> Result<Vec<String>, Error> {
     rows.iter().map(|row| row.text("id")).collect()
 }
 
-/// What is to be done for the pushes that these rows tell of.
-pub(super) fn planned(rows: &[Row], written: bool) -> Result<Plan, Error> {
+/// What is to be done for the pushes that these rows tell of. `begun`: only for these, each of whose deliveries is written before its call.
+pub(super) fn planned(rows: &[Row], begun: Option<&HashSet<String>>) -> Result<Plan, Error> {
     let mut planned = Plan::default();
     let mut by_push: BTreeMap<String, Vec<&Row>> = BTreeMap::new();
     for row in rows {
-        by_push.entry(row.text("id")?).or_default().push(row);
+        let push = row.text("id")?;
+        if begun.is_none_or(|begun| begun.contains(&push)) {
+            by_push.entry(push).or_default().push(row);
+        }
     }
+    let written = begun.is_some();
     for (push, rows) in &by_push {
         match plan(rows, written, &mut planned) {
             Err(error) if !written => {
@@ -396,13 +420,13 @@ pub(super) fn planned(rows: &[Row], written: bool) -> Result<Plan, Error> {
 }
 
 /// Asks all devices of these pushes.
-pub(super) async fn widen(tx: &mut Tx, pushes: &[PushId]) -> Result<(), Error> {
+pub(super) fn widen(tx: &mut Tx, pushes: &[PushId]) -> Result<(), Error> {
     if pushes.is_empty() {
         return Ok(());
     }
     let all = to_json(&Target::All);
     let args = [Arg::Text(&to_json(&pushes)), Arg::Text(&all)];
-    tx.fetch(&ESCALATED, &args).await.map(|_| ())
+    tx.send(&ESCALATED, &args)
 }
 
 /// Writes deliveries as they are before a call. Gives those that are won by it.
@@ -415,8 +439,11 @@ pub(super) async fn write(
     if deliveries.count() == 0 {
         return Ok(Vec::new());
     }
-    let args = [Arg::Int(now), Arg::Int(now + lease), Arg::Rows(deliveries)];
-    tx.fetch(&CLAIM, &args).await
+    tx.fetch(&CLAIM, &claim_args(deliveries, now, lease)).await
+}
+
+fn claim_args(deliveries: &Rows, now: Millis, lease: Millis) -> [Arg<'_>; 3] {
+    [Arg::Int(now), Arg::Int(now + lease), Arg::Rows(deliveries)]
 }
 
 /// Of `send` those that this transaction has won, with their attempt.
@@ -449,7 +476,7 @@ async fn retry(
         .iter()
         .map(|row| row.text("push_id"))
         .collect::<Result<_, _>>()?;
-    lock(tx, &pushes).await?;
+    lock(tx, &pushes)?;
     let due = now + EARLY;
     let args = [
         Arg::Text(&wanted),
@@ -500,8 +527,7 @@ async fn retry(
         }
     }
     if !dropped.is_empty() {
-        tx.fetch(&SKIP, &[Arg::Text(&to_json(&dropped)), Arg::Int(now)])
-            .await?;
+        tx.send(&SKIP, &[Arg::Text(&to_json(&dropped)), Arg::Int(now)])?;
         let lost = lost.iter().map(String::as_str).collect();
         messages.extend(record::escalate(tx, &lost, now).await?);
     }

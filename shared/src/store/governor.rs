@@ -30,8 +30,8 @@ static RECENT: Statement = Statement::new(
      WHERE p.lane = 'interactive' AND p.reason NOT IN ('throttled', 'cooldown', 'fraud_lock') GROUP BY p.user_id, p.rp",
 );
 static OPEN: Statement = Statement::new(
-    "SELECT id FROM pushes WHERE id {in:$1} AND COALESCE(ended_at, 0) = 0 AND expires_at + 0 > $2
-       AND state IN ('accepted', 'pending') ORDER BY id {lock}",
+    "SELECT p.id FROM {rows:2 user_id rp} JOIN prompt_slots s ON s.user_id = r.user_id AND s.rp = r.rp JOIN pushes p ON p.id = s.previous
+     WHERE COALESCE(p.ended_at, 0) = 0 AND p.expires_at + 0 > $1 AND p.state IN ('accepted', 'pending') ORDER BY p.id {lock:p}",
 );
 static SUPERSEDE: Statement = Statement::new(
     "UPDATE pushes SET state = 'cancelled', reason = 'superseded', ended_at = $2, escalate_at = NULL, fan_out_due = NULL
@@ -111,8 +111,7 @@ impl Gate {
         if gate.slots.is_empty() {
             return Ok(gate);
         }
-        gate.hold(tx).await?;
-        gate.count(tx, now).await?;
+        gate.hold(tx, now).await?;
         for one in asking() {
             let slot = gate.slot(one);
             let past = Past {
@@ -139,52 +138,45 @@ impl Gate {
         self.slots.entry(key).or_default()
     }
 
-    /// Takes the slots, then those of the prompts they named that are open.
-    async fn hold(&mut self, tx: &mut Tx) -> Result<(), Error> {
-        let mut rows = Rows::default();
+    /// Takes the slots, then those of the prompts they named that are open, and counts what their users were asked lately.
+    async fn hold(&mut self, tx: &mut Tx, now: Millis) -> Result<(), Error> {
+        let (mut all, mut written) = (Rows::default(), Rows::default());
         for ((user, rp), slot) in &self.slots {
-            let written = slot.written.as_ref().map(PushId::as_str);
-            rows.row()
+            let push = slot.written.as_ref().map(PushId::as_str);
+            if push.is_some() {
+                written.row().text(user.as_str()).text(rp.as_str());
+            }
+            all.row()
                 .text(user.as_str())
                 .text(rp.as_str())
-                .maybe_text(written);
-        }
-        for row in tx.fetch(&SLOTS, &[Arg::Rows(&rows)]).await? {
-            let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
-            if let Some(slot) = self.slots.get_mut(&key) {
-                slot.previous = super::maybe_parsed(&row, "previous")?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn count(&mut self, tx: &mut Tx, now: Millis) -> Result<(), Error> {
-        let previous: BTreeSet<_> = self
-            .slots
-            .values()
-            .filter(|slot| slot.written.is_some())
-            .filter_map(|slot| slot.previous.clone())
-            .collect();
-        if !previous.is_empty() {
-            let args = [Arg::Text(&to_json(&previous)), Arg::Int(now)];
-            let open = tx.fetch(&OPEN, &args).await?;
-            let open: HashSet<PushId> = open
-                .iter()
-                .map(|row| super::parsed(row, "id"))
-                .collect::<Result<_, _>>()?;
-            for slot in self.slots.values_mut() {
-                slot.open = slot.previous.as_ref().is_some_and(|id| open.contains(id));
-            }
+                .maybe_text(push);
         }
         let users: BTreeSet<_> = self.slots.keys().map(|(user, _)| user).collect();
         // Identifiers sort by time: the index finds the recent ones.
         let since = PushId::fresh(now - WINDOW);
-        let args = [
+        let slots = [Arg::Rows(&all)];
+        let open = [Arg::Int(now), Arg::Rows(&written)];
+        let recent = [
             Arg::Text(&to_json(&users)),
             Arg::Text(since.as_str()),
             Arg::Int(now - WINDOW),
         ];
-        for row in tx.fetch(&RECENT, &args).await? {
+        // Whoever held a slot before has committed when its statement returns, and the next statements see what that wrote.
+        let asked: [(&Statement, &[Arg<'_>]); 3] =
+            [(&SLOTS, &slots), (&OPEN, &open), (&RECENT, &recent)];
+        let [slots, open, recent] = tx.fetch_all(asked).await?;
+        let open: HashSet<PushId> = open
+            .iter()
+            .map(|row| super::parsed(row, "id"))
+            .collect::<Result<_, _>>()?;
+        for row in slots {
+            let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.previous = super::maybe_parsed(&row, "previous")?;
+                slot.open = slot.previous.as_ref().is_some_and(|id| open.contains(id));
+            }
+        }
+        for row in recent {
             let key = (super::parsed(&row, "user_id")?, row.text("rp")?);
             if let Some(slot) = self.slots.get_mut(&key) {
                 slot.asked = row.int("n")?;
@@ -238,7 +230,7 @@ impl Gate {
             }
         }
         if !wrong.is_empty() {
-            tx.fetch(&PUT_RIGHT, &[Arg::Text(&to_json(&wrong))]).await?;
+            tx.send(&PUT_RIGHT, &[Arg::Text(&to_json(&wrong))])?;
         }
         if !older.is_empty() {
             let args = [Arg::Text(&to_json(&older)), Arg::Int(now)];

@@ -1,6 +1,6 @@
 //! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
 
-use super::db::{Arg, Error, Rows, Statement, Tx};
+use super::db::{Arg, Error, Row, Rows, Statement, Tx};
 use super::fraud::of_initiator;
 use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
@@ -38,7 +38,9 @@ static KNOWN: Statement = Statement::new(
      JOIN pushes p ON p.store_id || '' = r.value->>'store' AND p.idem_key = r.value->>'key'
      WHERE p.idem_key {among:$1 key}",
 );
-static ADD: Statement = Statement::new(
+macro_rules! insert {
+    ($then:literal) => {
+        Statement::new(concat!(
     "INSERT INTO pushes (id, store_id, user_id, rp, kind, lane, state, reason, target, nonce, content, content_hash, match_required,
        wrong_codes, idem_key, idem_hash, reply_to, correlation_id, traceparent, token_hash, escalate_at, created_at, expires_at,
        fan_out_due, profile, created_by, initiator, approval_id, definition, parameters, max_duration, not_before, not_after, expire_due)
@@ -49,8 +51,21 @@ static ADD: Statement = Statement::new(
      FROM {rows:1 id store_id user_id rp kind lane target nonce content content_hash match_required:int idem_key idem_hash reply_to correlation_id
        traceparent token_hash escalate_at:int created_at:int expires_at:int fan_out_due:int profile created_by initiator approval_id definition
        parameters max_duration:int not_before:int not_after:int}
-     WHERE true ON CONFLICT DO NOTHING RETURNING id",
-);
+     WHERE true", $then
+        ))
+    };
+}
+static ADD: Statement = insert!(" ON CONFLICT DO NOTHING RETURNING id");
+static ADD_ALL: Statement = insert!("");
+
+/// What is done about a row that stands in the way of a new one: somebody else has taken the idempotency key since it was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Conflicts {
+    /// It is waited for which rows are new.
+    Told,
+    /// All are taken for new, and nothing is waited for. If they are not, the transaction fails, and is to be made once more.
+    Unlikely,
+}
 
 /// How a caller names a user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -296,7 +311,8 @@ impl Person {
 
 type People = HashMap<usize, Person>;
 
-async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
+/// The parameters of [`USERS`].
+fn whom(new: &[NewPush]) -> [String; 2] {
     let (mut by_id, mut by_external) = (Vec::new(), Vec::new());
     for (n, push) in new.iter().enumerate() {
         let initiator = push.terms.initiator.as_deref().map(of_initiator);
@@ -313,10 +329,10 @@ async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
             }
         }
     }
-    let (by_id, by_external) = (to_json(&by_id), to_json(&by_external));
-    let rows = tx
-        .fetch(&USERS, &[Arg::Text(&by_id), Arg::Text(&by_external)])
-        .await?;
+    [to_json(&by_id), to_json(&by_external)]
+}
+
+fn people_of(rows: &[Row]) -> Result<People, Error> {
     rows.iter()
         .map(|row| {
             let n = row.text("n")?.parse().map_err(|_| Error::Row("n"))?;
@@ -337,7 +353,8 @@ async fn people_of(tx: &mut Tx, new: &[NewPush]) -> Result<People, Error> {
 
 type Known = HashMap<(StoreId, String), (String, PushRow)>;
 
-async fn known_keys(tx: &mut Tx, new: &[NewPush]) -> Result<Known, Error> {
+/// The parameter of [`KNOWN`].
+fn keys_of(new: &[NewPush]) -> Option<String> {
     let keys: Vec<_> = new
         .iter()
         .filter_map(|push| {
@@ -345,10 +362,10 @@ async fn known_keys(tx: &mut Tx, new: &[NewPush]) -> Result<Known, Error> {
             Some(json!({"store": push.store, "key": key}))
         })
         .collect();
-    if keys.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let rows = tx.fetch(&KNOWN, &[Arg::Text(&to_json(&keys))]).await?;
+    (!keys.is_empty()).then(|| to_json(&keys))
+}
+
+fn known_of(rows: &[Row]) -> Result<Known, Error> {
     rows.iter()
         .map(|row| {
             let push = push_of(row)?;
@@ -369,7 +386,12 @@ fn replayed(push: &NewPush, known: &Known) -> Option<Taken> {
 }
 
 /// Writes those that are let in. Gives the identifiers of those that are there now because of it.
-async fn add(tx: &mut Tx, asking: &[Asking<'_>], gate: &Gate) -> Result<HashSet<String>, Error> {
+async fn add(
+    tx: &mut Tx,
+    asking: &[Asking<'_>],
+    gate: &Gate,
+    conflicts: Conflicts,
+) -> Result<HashSet<String>, Error> {
     let mut admitted: Vec<_> = asking
         .iter()
         .filter(|one| !gate.refuses(&one.push.id))
@@ -384,8 +406,14 @@ async fn add(tx: &mut Tx, asking: &[Asking<'_>], gate: &Gate) -> Result<HashSet<
         return Ok(HashSet::new());
     }
     let mut rows = Rows::default();
-    for one in admitted {
+    for one in &admitted {
         add_to(&mut rows, one.push, one.user, one.profile);
+    }
+    // On SQLite there is nobody to wait for.
+    if conflicts == Conflicts::Unlikely && !tx.is_alone() {
+        tx.send(&ADD_ALL, &[Arg::Rows(&rows)])?;
+        let ids = admitted.iter().map(|one| one.push.id.as_str().to_owned());
+        return Ok(ids.collect());
     }
     let added = tx.fetch(&ADD, &[Arg::Rows(&rows)]).await?;
     added.iter().map(|row| row.text("id")).collect()
@@ -410,8 +438,27 @@ impl Store {
 
     /// Takes pushes, in one transaction: one answer for each, in order. Of two with the same idempotency key one is new.
     pub async fn take(&self, new: &[NewPush], now: Millis) -> Result<Vec<Taken>, Error> {
+        let conflicts = if has_twins(new) {
+            Conflicts::Told
+        } else {
+            Conflicts::Unlikely
+        };
+        match self.take_once(new, conflicts, now).await {
+            Err(error) if error.is_conflict() && conflicts == Conflicts::Unlikely => {
+                self.take_once(new, Conflicts::Told, now).await
+            }
+            taken => taken,
+        }
+    }
+
+    async fn take_once(
+        &self,
+        new: &[NewPush],
+        conflicts: Conflicts,
+        now: Millis,
+    ) -> Result<Vec<Taken>, Error> {
         let mut tx = self.db.begin_open().await?;
-        let admitted = admit(&mut tx, new, now).await?;
+        let admitted = admit(&mut tx, new, conflicts, now).await?;
         if admitted
             .taken
             .iter()
@@ -460,6 +507,13 @@ impl Store {
     }
 }
 
+/// Does one idempotency key come twice?
+fn has_twins(new: &[NewPush]) -> bool {
+    let mut keys = HashSet::new();
+    let key = |push: &NewPush| Some((push.store.clone(), push.idempotency.as_ref()?.0.clone()));
+    !new.iter().filter_map(key).all(|key| keys.insert(key))
+}
+
 /// What was admitted in a transaction that is still open.
 pub(super) struct Admitted {
     /// One answer for each, in order.
@@ -469,9 +523,23 @@ pub(super) struct Admitted {
 }
 
 /// Writes those of `new` that may be taken.
-pub(super) async fn admit(tx: &mut Tx, new: &[NewPush], now: Millis) -> Result<Admitted, Error> {
-    let known = known_keys(tx, new).await?;
-    let people = people_of(tx, new).await?;
+pub(super) async fn admit(
+    tx: &mut Tx,
+    new: &[NewPush],
+    conflicts: Conflicts,
+    now: Millis,
+) -> Result<Admitted, Error> {
+    let keys = keys_of(new);
+    let [by_id, by_external] = whom(new);
+    let whom = [Arg::Text(&by_id), Arg::Text(&by_external)];
+    let (known, people) = if let Some(keys) = &keys {
+        let keys = [Arg::Text(keys)];
+        let asked: [(&Statement, &[Arg<'_>]); 2] = [(&KNOWN, &keys), (&USERS, &whom)];
+        let [known, people] = tx.fetch_all(asked).await?;
+        (known_of(&known)?, people_of(&people)?)
+    } else {
+        (Known::new(), people_of(&tx.fetch(&USERS, &whom).await?)?)
+    };
     let done: Vec<Option<Taken>> = new
         .iter()
         .enumerate()
@@ -487,17 +555,16 @@ pub(super) async fn admit(tx: &mut Tx, new: &[NewPush], now: Millis) -> Result<A
         .filter_map(|n| Some(people.get(&n)?.asking(&new[n])))
         .collect();
     let gate = Gate::open(tx, &asking, now).await?;
-    let added = add(tx, &asking, &gate).await?;
-    payments::add(tx, new, &added).await?;
+    let added = add(tx, &asking, &gate, conflicts).await?;
+    payments::add(tx, new, &added)?;
     // Somebody else took the key between the look and the insert, or it came twice in this batch.
     let raced = done
         .iter()
         .zip(new)
         .any(|(done, push)| done.is_none() && !added.contains(push.id.as_str()));
-    let known = if raced {
-        known_keys(tx, new).await?
-    } else {
-        known
+    let known = match &keys {
+        Some(keys) if raced => known_of(&tx.fetch(&KNOWN, &[Arg::Text(keys)]).await?)?,
+        _ => known,
     };
     let taken: Vec<Taken> = done
         .into_iter()

@@ -96,7 +96,7 @@ impl Handover {
             Some(queue) if !own.is_empty() => Some(queue.place(tx, own).await?),
             _ => None,
         };
-        Outbox::add(tx, &rest, lease_until).await?;
+        Outbox::add(tx, &rest, lease_until)?;
         Ok(Promised { placed, rest })
     }
 
@@ -154,7 +154,7 @@ impl Outbox {
     }
 
     /// Promises `messages` as part of `tx`. Until `lease_until` they are the caller's to publish, after the commit.
-    pub async fn add(tx: &mut Tx, messages: &[Message], lease_until: Millis) -> Result<(), Error> {
+    pub fn add(tx: &mut Tx, messages: &[Message], lease_until: Millis) -> Result<(), Error> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -166,12 +166,8 @@ impl Outbox {
                 serde_json::json!({"id": m.id, "message": message, "lease_until": lease_until})
             })
             .collect();
-        tx.fetch(
-            &ADD,
-            &[Arg::Text(&serde_json::Value::Array(rows).to_string())],
-        )
-        .await?;
-        Ok(())
+        let rows = serde_json::Value::Array(rows).to_string();
+        tx.send(&ADD, &[Arg::Text(&rows)])
     }
 
     /// Takes up to `limit` messages whose lease has run out at `now`, under a new lease. Of two takers one gets a message.
@@ -181,26 +177,18 @@ impl Outbox {
         lease_until: Millis,
         limit: u32,
     ) -> Result<Vec<Message>, Error> {
-        let mut tx = self.db.begin_repeatable().await?;
-        let rows = tx
-            .fetch(
-                &TAKE,
-                &[
-                    Arg::Int(now),
-                    Arg::Int(lease_until),
-                    Arg::Int(i64::from(limit)),
-                ],
-            )
-            .await?;
-        let messages = rows
-            .iter()
+        let args = [
+            Arg::Int(now),
+            Arg::Int(lease_until),
+            Arg::Int(i64::from(limit)),
+        ];
+        let rows = self.db.write_repeatable(&TAKE, &args).await?;
+        rows.iter()
             .map(|row| {
                 serde_json::from_str(&row.text("message")?)
                     .map_err(|_| Error::Row("outbox.message"))
             })
-            .collect::<Result<_, _>>()?;
-        tx.commit().await?;
-        Ok(messages)
+            .collect()
     }
 
     /// Forgets messages that the broker has confirmed.

@@ -41,11 +41,7 @@ fn row_of(row: &Row) -> Result<PaymentRow, Error> {
 }
 
 /// Writes the payments of those pushes that the caller's transaction has `added`.
-pub(super) async fn add(
-    tx: &mut Tx,
-    new: &[NewPush],
-    added: &HashSet<String>,
-) -> Result<(), Error> {
+pub(super) fn add(tx: &mut Tx, new: &[NewPush], added: &HashSet<String>) -> Result<(), Error> {
     let rows: Vec<_> = new
         .iter()
         .filter(|push| added.contains(push.id.as_str()))
@@ -55,7 +51,7 @@ pub(super) async fn add(
         })
         .collect();
     if !rows.is_empty() {
-        tx.fetch(&ADD, &[Arg::Text(&to_json(&rows))]).await?;
+        tx.send(&ADD, &[Arg::Text(&to_json(&rows))])?;
     }
     Ok(())
 }

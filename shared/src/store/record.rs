@@ -151,7 +151,7 @@ pub(super) fn standing(
     Ok(stand)
 }
 
-/// Writes results of deliveries that were written before the call. Gives those that stand as recorded.
+/// Writes results of deliveries that were written before the call. Gives those that stand as recorded, if one of them was not sent.
 async fn record_written(
     tx: &mut Tx,
     results: &[&Recorded],
@@ -162,9 +162,17 @@ async fn record_written(
     }
     let pushes: std::collections::BTreeSet<_> =
         results.iter().map(|one| &one.claimed.push).collect();
-    claim::lock(tx, &pushes.into_iter().collect::<Vec<_>>()).await?;
+    claim::lock(tx, &pushes.into_iter().collect::<Vec<_>>())?;
     let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
     let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
+    if results
+        .iter()
+        .all(|one| one.becomes().0 == DeliveryState::Sent)
+    {
+        // Nothing more is done for any of them, whether it stands or not.
+        tx.send(&RECORD, &args)?;
+        return Ok(HashSet::new());
+    }
     let won = tx.fetch(&RECORD, &args).await?;
     standing(&won, results)
 }
@@ -218,8 +226,7 @@ impl Store {
         messages.extend(retry_jobs(retries.into_iter(), now));
         messages.extend(escalate(&mut tx, &failed, now).await?);
         if !gone.is_empty() {
-            tx.fetch(&DROP_ADDRESS, &[Arg::Text(&to_json(&gone)), Arg::Int(now)])
-                .await?;
+            tx.send(&DROP_ADDRESS, &[Arg::Text(&to_json(&gone)), Arg::Int(now)])?;
         }
         self.commit(tx, messages, now).await
     }

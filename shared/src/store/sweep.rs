@@ -113,7 +113,7 @@ impl Store {
         };
         let pushes = chunk.text("pushes")?;
         let ids: Vec<PushId> = json(chunk, "pushes")?;
-        claim::lock(&mut tx, &ids).await?;
+        claim::lock(&mut tx, &ids)?;
         let args = [Arg::Int(now), Arg::Text(&pushes)];
         let ended = rows_of(&tx.fetch(&EXPIRE_OF_CHUNK, &args).await?);
         let messages = announce(&mut tx, &ended, &[], now).await?;

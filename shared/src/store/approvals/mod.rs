@@ -8,6 +8,7 @@ pub(super) use settle::promise;
 
 use super::audit::{Note, note};
 use super::db::{Arg, Error, Row, Statement, Tx};
+use super::intake::Conflicts;
 use super::pushes::push_of;
 use super::{NewPush, PushRow, Store, Taken, intake, maybe_parsed, parsed};
 use crate::audit::Act;
@@ -186,7 +187,7 @@ impl Store {
                 TakenApproval::KeyReused
             });
         }
-        let mut admitted = intake::admit(&mut tx, &new.members, now).await?;
+        let mut admitted = intake::admit(&mut tx, &new.members, Conflicts::Told, now).await?;
         let refused = |one: &Taken| !matches!(one, Taken::New(_));
         if let Some(member) = admitted.taken.iter().position(refused) {
             return Ok(TakenApproval::Refused(

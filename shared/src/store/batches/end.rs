@@ -174,7 +174,7 @@ async fn cancel_them(
     pushes: &[String],
     now: Millis,
 ) -> Result<Vec<crate::message::Message>, Error> {
-    claim::lock(tx, pushes).await?;
+    claim::lock(tx, pushes)?;
     let args = [Arg::Text(&to_json(&pushes)), Arg::Int(now)];
     let ended = rows_of(&tx.fetch(&CANCEL_THEM, &args).await?);
     announce(tx, &ended, &[], now).await

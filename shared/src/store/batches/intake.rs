@@ -355,7 +355,7 @@ impl Store {
             }
         }
         took.refused = refusals.len() - took.duplicates;
-        record(&mut tx, upload, &new, &refusals, (first, last), now).await?;
+        record(&mut tx, upload, &new, &refusals, (first, last), now)?;
         crate::crash::point("B1");
         tx.commit().await?;
         crate::crash::point("B2");
@@ -408,7 +408,7 @@ async fn which(tx: &mut Tx, pushes: &HashSet<&str>) -> Result<HashSet<String>, E
 }
 
 /// The chunks of the new pushes, the refusals, and the batch's counts.
-async fn record(
+fn record(
     tx: &mut Tx,
     upload: &Upload,
     new: &[&NewRow],
@@ -425,17 +425,17 @@ async fn record(
             Arg::Int(now),
             Arg::Int(now + HOLD),
         ];
-        tx.fetch(&ADD_CHUNKS, &args).await?;
+        tx.send(&ADD_CHUNKS, &args)?;
     }
     let args = [Arg::Text(id), Arg::Int(first), Arg::Int(last)];
-    tx.fetch(&FORGET, &args).await?;
+    tx.send(&FORGET, &args)?;
     if !refusals.is_empty() {
         let rows: Vec<_> = refusals
             .iter()
             .map(|one| json!({"line": one.line, "key": one.key, "duplicate_of": one.duplicate_of, "faults": one.faults}))
             .collect();
         let args = [Arg::Text(&to_json(&rows)), Arg::Text(id)];
-        tx.fetch(&REFUSE, &args).await?;
+        tx.send(&REFUSE, &args)?;
     }
     let bytes = new.iter().map(|row| row.bytes).sum();
     let args = [
@@ -444,5 +444,5 @@ async fn record(
         Arg::Int(new.len() as i64),
         Arg::Int(bytes),
     ];
-    tx.fetch(&COUNT, &args).await.map(|_| ())
+    tx.send(&COUNT, &args)
 }

@@ -193,7 +193,7 @@ impl Store {
                 Arg::Int(next),
                 Arg::Int(now),
             ];
-            tx.fetch(&COUNT, &args).await?;
+            tx.send(&COUNT, &args)?;
         }
         self.commit(tx, messages, now).await?;
         crate::crash::point("B3");

@@ -8,7 +8,7 @@ mod statement;
 mod turns;
 mod values;
 
-pub use postgres::Postgres;
+pub use postgres::{Failure, Postgres, PostgresRow};
 pub use sqlite::{Sqlite, SqliteRow};
 pub use statement::Statement;
 pub use values::{Arg, Row, Rows};
@@ -29,9 +29,12 @@ pub enum Error {
     /// The address of SQLite is not a path alone.
     #[error("an address of SQLite is sqlite:PATH, a file, without parameters")]
     Path,
-    /// The driver's error. It names no value of a row.
+    /// An error of what is around both databases, and of migrations. It names no value of a row.
     #[error("the database refused or could not be reached")]
     Driver(#[from] sqlx::Error),
+    /// PostgreSQL's.
+    #[error("the database refused or could not be reached")]
+    Postgres(#[from] Failure),
     /// The same of SQLite's.
     #[error("the database refused or could not be reached")]
     Sqlite(#[from] rusqlite::Error),
@@ -47,21 +50,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// A row stands in the way of a new one (`unique_violation`).
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Postgres(Failure::Refused { code, .. }) if code == "23505")
+    }
+
     /// The same values will fail again: whoever repeats must leave something out.
     pub fn is_permanent(&self) -> bool {
         match self {
-            Self::Scheme
-            | Self::Path
-            | Self::Migrate(_)
-            | Self::Row(_)
-            | Self::Driver(sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. }) => true,
-            // Bad data, broken constraints, bad statements.
-            Self::Driver(sqlx::Error::Database(error)) => {
-                let code = error.code().unwrap_or_default();
-                ["22", "23", "42"]
-                    .iter()
-                    .any(|class| code.starts_with(class))
-            }
+            Self::Scheme | Self::Path | Self::Migrate(_) | Self::Row(_) => true,
+            Self::Postgres(failure) => failure.is_permanent(),
             Self::Sqlite(error) => match error.sqlite_error() {
                 // ERROR, CONSTRAINT, MISMATCH.
                 Some(error) => matches!(error.extended_code & 0xff, 1 | 19 | 20),
@@ -157,7 +155,7 @@ impl Db {
     async fn begin_with(&self, flush: Flush, turn: Turn) -> Result<Tx, Error> {
         let (open, waits) = match self {
             Self::Postgres(db) => {
-                let tx = db.pool(flush, turn).begin().await?;
+                let tx = db.begin(flush, turn).await?;
                 (Open::Postgres(tx), Postgres::waits(flush, turn))
             }
             Self::Sqlite(db) => {
@@ -250,7 +248,7 @@ impl Db {
 }
 
 enum Open {
-    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+    Postgres(postgres::Transaction),
     Sqlite(sqlite::Transaction),
 }
 
@@ -285,18 +283,64 @@ impl Tx {
         args: &[Arg<'_>],
     ) -> Result<Vec<Row>, Error> {
         match &mut self.open {
-            Open::Postgres(tx) => postgres::fetch(tx, statement, args).await,
+            Open::Postgres(tx) => {
+                let [rows] = tx.fetch([(statement, args)]).await?;
+                Ok(rows)
+            }
             Open::Sqlite(tx) => tx.fetch(statement, args),
         }
+    }
+
+    /// Runs statements that need nothing of one another: on PostgreSQL they go out together.
+    pub async fn fetch_all<const N: usize>(
+        &mut self,
+        asked: [(&Statement, &[Arg<'_>]); N],
+    ) -> Result<[Vec<Row>; N], Error> {
+        match &mut self.open {
+            Open::Postgres(tx) => Ok(tx.fetch(asked).await?),
+            Open::Sqlite(tx) => {
+                let mut all = [const { Vec::new() }; N];
+                for (rows, (statement, args)) in all.iter_mut().zip(asked) {
+                    *rows = tx.fetch(statement, args)?;
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// Runs a statement of which nothing is needed before the next one: on PostgreSQL it goes out with that, or with the commit, and so does its error.
+    pub fn send(&mut self, statement: &Statement, args: &[Arg<'_>]) -> Result<(), Error> {
+        match &mut self.open {
+            Open::Postgres(tx) => Ok(tx.send(statement, args)?),
+            Open::Sqlite(tx) => tx.fetch(statement, args).map(drop),
+        }
+    }
+
+    /// Runs the last statement and commits, together.
+    pub async fn fetch_last(
+        self,
+        statement: &Statement,
+        args: &[Arg<'_>],
+    ) -> Result<Vec<Row>, Error> {
+        let gives_way = self.gives_way();
+        let rows = match self.open {
+            Open::Postgres(tx) => tx.fetch_last(statement, args).await?,
+            Open::Sqlite(tx) => {
+                let rows = tx.fetch(statement, args)?;
+                tx.commit().await?;
+                rows
+            }
+        };
+        if gives_way {
+            yield_now().await;
+        }
+        Ok(rows)
     }
 
     /// Runs a statement that gives no rows. Says how many it has written.
     pub async fn execute(&mut self, statement: &Statement, args: &[Arg<'_>]) -> Result<u64, Error> {
         match &mut self.open {
-            Open::Postgres(tx) => {
-                let query = postgres::query(statement, args);
-                Ok(query.execute(&mut **tx).await?.rows_affected())
-            }
+            Open::Postgres(tx) => Ok(tx.execute(statement, args).await?),
             Open::Sqlite(tx) => tx.execute(statement, args),
         }
     }

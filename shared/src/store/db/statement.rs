@@ -15,13 +15,14 @@
 //! | `{lock}` | `FOR UPDATE` | nothing |
 //! | `{rows:3 id line:int}` | `unnest((SELECT $3::text[]), (SELECT $4::bigint[])) AS r(id, line)` | a `VALUES` list of some of the rows, `AS r`, until all were given: a text says the same of each row, whatever stands beside it |
 //! | `{share:p}` | `FOR SHARE OF p` | nothing |
+//! | `{lock:p}` | `FOR UPDATE OF p` | nothing |
 //!
 //! A plan that PostgreSQL makes while a table is small is kept by its connection while the table grows, so a text leaves no choice but the right one:
 //! rows are looked up by index from a short list. An array it takes for ten rows, a set of JSON elements for a hundred, which once was more than
 //! there were pushes; `= ANY` is a condition of the index, `IN (SELECT …)` and `JOIN` are not, so that a table which is joined with `{each:$1}` is told
 //! with `{among:…}` once more which rows are asked for; and `p.id > $2` beside `p.user_id = u.id` is an invitation to
 //! read everybody's recent pushes by their identifiers. A column behind `|| ''` keeps a plan from an index that leaves all of a store's or a user's
-//! rows, which of a few rows is as good as the right one, and a join from being turned round. An array given as it is tells how long it is: PostgreSQL
+//! rows, which of a few rows is as good as the right one, or from one whose order would serve a join, and a join from being turned round. An array given as it is tells how long it is: PostgreSQL
 //! then takes a plan for this length to be cheaper than the one it keeps, and makes a new one each time. Behind a `SELECT` it has no length.
 
 use std::sync::OnceLock;
@@ -131,6 +132,11 @@ impl Statement {
         }
     }
 
+    /// Where its text stands: no other one does.
+    pub(super) fn place(&self) -> (usize, usize) {
+        (self.text.as_ptr().addr(), self.text.len())
+    }
+
     pub(super) fn is_long(&self) -> bool {
         self.long
     }
@@ -161,6 +167,7 @@ impl Statement {
                 format!("({}) > ({})", words[..2].join(", "), words[2..].join(", "))
             });
             let text = unfold(&text, "{share:", |table| format!("FOR SHARE OF {table}"));
+            let text = unfold(&text, "{lock:", |table| format!("FOR UPDATE OF {table}"));
             let text = unfold(&text, "{rows:", |_| {
                 self.rows().map(RowsMark::postgres).unwrap_or_default()
             });
@@ -195,6 +202,7 @@ impl Statement {
                 format!("{} > {}", words[1], words[3])
             });
             let text = unfold(&text, "{share:", |_| String::new());
+            let text = unfold(&text, "{lock:", |_| String::new());
             text.replace("{skip_locked}", "").replace("{lock}", "")
         })
     }

@@ -1,10 +1,8 @@
 //! What goes into a statement, and what comes out of it.
 
-use super::Error;
 use super::sqlite::{SqliteRow, unlike};
+use super::{Error, PostgresRow};
 use rusqlite::types::Value;
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
 
 /// A parameter.
 #[derive(Clone, Copy)]
@@ -73,7 +71,7 @@ impl Rows {
 /// One row of an answer.
 pub enum Row {
     /// From PostgreSQL.
-    Postgres(PgRow),
+    Postgres(PostgresRow),
     /// From SQLite.
     Sqlite(SqliteRow),
 }
@@ -82,7 +80,7 @@ impl Row {
     /// A text column.
     pub fn text(&self, column: &str) -> Result<String, Error> {
         match self {
-            Self::Postgres(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.get(column)?),
             Self::Sqlite(row) => row
                 .text(column)?
                 .ok_or_else(|| unlike(column, &Value::Null)),
@@ -92,7 +90,7 @@ impl Row {
     /// A text column that may be NULL.
     pub fn maybe_text(&self, column: &str) -> Result<Option<String>, Error> {
         match self {
-            Self::Postgres(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.get(column)?),
             Self::Sqlite(row) => row.text(column),
         }
     }
@@ -100,7 +98,7 @@ impl Row {
     /// A number column.
     pub fn int(&self, column: &str) -> Result<i64, Error> {
         match self {
-            Self::Postgres(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.get(column)?),
             Self::Sqlite(row) => row.int(column)?.ok_or_else(|| unlike(column, &Value::Null)),
         }
     }
@@ -108,7 +106,7 @@ impl Row {
     /// A number column that may be NULL.
     pub fn maybe_int(&self, column: &str) -> Result<Option<i64>, Error> {
         match self {
-            Self::Postgres(row) => Ok(row.try_get(column)?),
+            Self::Postgres(row) => Ok(row.get(column)?),
             Self::Sqlite(row) => row.int(column),
         }
     }

@@ -1,0 +1,194 @@
+//! TLS to PostgreSQL: what `sslmode`, `sslrootcert`, `sslcert` and `sslkey` ask for (postgresql.org/docs/17/libpq-ssl.html).
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+use sqlx::postgres::PgSslMode;
+use std::io;
+use std::sync::Arc;
+use tokio_rustls::TlsConnector;
+
+/// How connections are encrypted, where they are.
+pub(super) type Encryption = TlsConnector;
+
+/// A file in PEM format, or its text.
+pub(super) struct Pem(pub(super) String);
+
+impl Pem {
+    fn read(&self) -> Result<Vec<u8>, Refused> {
+        if self.0.trim_start().starts_with("-----BEGIN") {
+            return Ok(self.0.clone().into_bytes());
+        }
+        std::fs::read(&self.0).map_err(|error| Refused(format!("{}: {error}", self.0)))
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Refused> {
+        let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
+        match all {
+            Ok(all) if !all.is_empty() => Ok(all),
+            _ => Err(Refused("no certificate in PEM format is there".to_owned())),
+        }
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, Refused> {
+        PrivateKeyDer::from_pem_slice(&self.read()?)
+            .map_err(|_| Refused("no private key in PEM format is there".to_owned()))
+    }
+}
+
+/// The certificates of an address.
+#[derive(Default)]
+pub(super) struct Certificates {
+    /// Who may vouch for the server, beside the well-known ones.
+    pub(super) roots: Option<Pem>,
+    /// Ours, and its key.
+    pub(super) own: Option<(Pem, Pem)>,
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the encryption of the database's address: {0}")]
+pub(super) struct Refused(String);
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The address asks for encryption, and the server has none.
+pub(super) fn refused_by_server() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        Refused("the server does not support TLS".to_owned()),
+    )
+}
+
+/// What a mode wants of the server's certificate.
+pub(super) fn of(mode: PgSslMode, certificates: &Certificates) -> Result<Encryption, Refused> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let trust = match mode {
+        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => {
+            Trust::Anyone(Arc::clone(&provider))
+        }
+        PgSslMode::VerifyCa => Trust::Vouched(verifier(&provider, certificates)?),
+        PgSslMode::VerifyFull => Trust::Named(verifier(&provider, certificates)?),
+    };
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(trust));
+    let config = match &certificates.own {
+        Some((certificate, key)) => {
+            config.with_client_auth_cert(certificate.certificates()?, key.key()?)?
+        }
+        None => config.with_no_client_auth(),
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn verifier(
+    provider: &Arc<CryptoProvider>,
+    certificates: &Certificates,
+) -> Result<Arc<WebPkiServerVerifier>, Refused> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    if let Some(own) = &certificates.roots {
+        for certificate in own.certificates()? {
+            roots.add(certificate)?;
+        }
+    }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| Refused(error.to_string()))
+}
+
+/// Whom the server may be.
+#[derive(Debug)]
+enum Trust {
+    Anyone(Arc<CryptoProvider>),
+    /// Somebody trusted has signed it, whatever its name.
+    Vouched(Arc<WebPkiServerVerifier>),
+    /// And it has the name of the address.
+    Named(Arc<WebPkiServerVerifier>),
+}
+
+impl ServerCertVerifier for Trust {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (Self::Vouched(verifier) | Self::Named(verifier)) = self else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let verified =
+            verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        match (self, verified) {
+            (
+                Self::Vouched(_),
+                Err(Error::InvalidCertificate(
+                    CertificateError::NotValidForName
+                    | CertificateError::NotValidForNameContext { .. },
+                )),
+            ) => Ok(ServerCertVerified::assertion()),
+            (_, verified) => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match self {
+            Self::Anyone(provider) => verify_tls12_signature(
+                message,
+                certificate,
+                signed,
+                &provider.signature_verification_algorithms,
+            ),
+            Self::Vouched(verifier) | Self::Named(verifier) => {
+                verifier.verify_tls12_signature(message, certificate, signed)
+            }
+        }
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match self {
+            Self::Anyone(provider) => verify_tls13_signature(
+                message,
+                certificate,
+                signed,
+                &provider.signature_verification_algorithms,
+            ),
+            Self::Vouched(verifier) | Self::Named(verifier) => {
+                verifier.verify_tls13_signature(message, certificate, signed)
+            }
+        }
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        match self {
+            Self::Anyone(provider) => provider
+                .signature_verification_algorithms
+                .supported_schemes(),
+            Self::Vouched(verifier) | Self::Named(verifier) => verifier.supported_verify_schemes(),
+        }
+    }
+}

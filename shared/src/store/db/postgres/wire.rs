@@ -1,0 +1,82 @@
+//! The way to a server: TCP or a socket of the same machine, TLS where the address asks for it, and who we are.
+
+use super::Failure;
+use super::encryption::{self, Encryption};
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use sqlx::postgres::PgSslMode;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::{Config, NoTls};
+
+/// After how long without an answer the other end is asked whether it is there. Longer than a statement may take.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// What bytes go over.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Where a server is.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Host(String, u16),
+    Socket(PathBuf),
+}
+
+/// All that is needed for a connection.
+pub(super) struct Way {
+    pub(super) place: Place,
+    pub(super) mode: PgSslMode,
+    pub(super) encryption: Encryption,
+    /// Who we are, and what the connection is set to.
+    pub(super) config: Config,
+}
+
+impl Way {
+    /// A connection on which the server waits for what it is asked.
+    pub(super) async fn open(&self) -> Result<Box<dyn Stream>, Failure> {
+        let mut stream: Box<dyn Stream> = match &self.place {
+            Place::Host(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                let keepalive = TcpKeepalive::new().with_time(SILENCE);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                self.encrypted(stream, host).await?
+            }
+            Place::Socket(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        // What it gives is not kept: behind the greeting the server says nothing by itself.
+        let _greeted = self.config.connect_raw(&mut stream, NoTls).await?;
+        Ok(stream)
+    }
+
+    async fn encrypted(
+        &self,
+        mut stream: TcpStream,
+        host: &str,
+    ) -> Result<Box<dyn Stream>, Failure> {
+        let needs = match self.mode {
+            PgSslMode::Disable | PgSslMode::Allow => return Ok(Box::new(stream)),
+            PgSslMode::Prefer => false,
+            PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull => true,
+        };
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        stream.write_all(&request).await?;
+        match stream.read_u8().await? {
+            b'S' => {
+                let name = ServerName::try_from(host.to_owned())
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+                Ok(Box::new(self.encryption.connect(name, stream).await?))
+            }
+            _ if needs => Err(encryption::refused_by_server().into()),
+            _ => Ok(Box::new(stream)),
+        }
+    }
+}
