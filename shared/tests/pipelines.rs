@@ -66,7 +66,7 @@ async fn large_ones_do_not_wait_for_each_other() {
         let mut tx = db.begin().await.unwrap();
         let args = [Arg::Text(&text)];
         let asked: [(&Statement, &[Arg<'_>]); 8] = [(&ECHO, &args); 8];
-        let answers = timeout(Duration::from_secs(60), tx.fetch_all(asked));
+        let answers = timeout(Duration::from_mins(1), tx.fetch_all(asked));
         for rows in answers.await.unwrap().unwrap() {
             assert_eq!(rows[0].text("text").unwrap().len(), text.len(), "{name}");
         }
