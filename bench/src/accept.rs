@@ -140,6 +140,16 @@ async fn drain(gateway: &Gateway, wanted: u64) -> Result<Duration> {
     Ok(began.elapsed())
 }
 
+/// How requests come.
+#[derive(Debug, Clone, Copy)]
+enum Load {
+    /// So many clients, each its next one after the answer.
+    Clients(usize),
+    /// So many a second.
+    Rate(u32),
+    HalfOfThePeak,
+}
+
 /// All steps.
 pub(crate) async fn measure(
     options: &Options,
@@ -156,15 +166,22 @@ pub(crate) async fn measure(
     drain(gateway, wanted).await?;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut peak = 0.0_f64;
-    for clients in CLIENTS.map(Some).into_iter().chain([None]) {
+    let closed_loops = CLIENTS.map(Load::Clients).into_iter();
+    let rates = options.arrivals.iter().copied().map(Load::Rate);
+    let half = options.arrivals.is_empty().then_some(Load::HalfOfThePeak);
+    for load in closed_loops.chain(rates).chain(half) {
         let delivered = gateway.counts().accepted;
         let (before, own) = (Usage::now(), process_seconds(server.pid()));
-        let (what, step) = match clients {
-            Some(clients) => (
+        let (what, step) = match load {
+            Load::Clients(clients) => (
                 format!("accept, {clients} in a closed loop"),
                 closed(&server, seed, clients, options.load.step()).await?,
             ),
-            None => (
+            Load::Rate(rate) => (
+                format!("accept, {rate}/s"),
+                open(&server, seed, rate.into(), options.load.step()).await?,
+            ),
+            Load::HalfOfThePeak => (
                 format!("accept, {:.0}/s, half of the peak", peak / 2.0),
                 open(&server, seed, peak / 2.0, options.load.step()).await?,
             ),

@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// A JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Fixed rates of accepts a second; half of the best one when left out.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) arrivals: Vec<u32>,
     /// Which configurations of peers, of those in bench/peers/run.
     #[arg(
         long,

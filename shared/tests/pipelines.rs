@@ -146,14 +146,27 @@ async fn nobody_gets_the_answer_to_somebody_elses_question() {
             close(db, left).await;
             continue;
         }
-        // More than there are connections.
-        for _ in 0..40 {
-            let asleep = db.fetch(&SLEEP, &[]);
-            let waited = timeout(Duration::from_millis(2), asleep).await;
-            if let Ok(rows) = waited {
-                // No connection was free.
-                rows.err().unwrap();
-            }
+        // All connections that there are, each with an answer to come.
+        let mut open = Vec::new();
+        for _ in 0..16 {
+            let mut tx = db.begin().await.unwrap();
+            tx.fetch(&COUNT, &[]).await.unwrap();
+            open.push(tx);
+        }
+        for tx in open {
+            tx.commit().await.unwrap();
+        }
+        let callers: Vec<_> = (0..16)
+            .map(|_| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let asleep = db.fetch(&SLEEP, &[]);
+                    timeout(Duration::from_millis(50), asleep).await.is_err()
+                })
+            })
+            .collect();
+        for one in callers {
+            assert!(one.await.unwrap(), "nobody had an answer");
         }
         let all: Vec<_> = (0..40)
             .map(|n| {

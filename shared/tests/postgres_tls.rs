@@ -9,13 +9,16 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use shared::store::Db;
-use shared::store::db::Statement;
+use shared::store::db::{Arg, Statement};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+static ECHO: Statement = Statement::new("SELECT CAST($1 AS TEXT) AS text");
 static ONE: Statement = Statement::new("SELECT 'one' AS word");
 /// The request for TLS (postgresql.org/docs/17/protocol-message-formats.html, SSLRequest).
 const REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -42,14 +45,30 @@ fn certificate() -> (TlsAcceptor, PathBuf) {
     (TlsAcceptor::from(Arc::new(config)), file)
 }
 
-/// A door to the server at `inner`. Gives its port.
-async fn door(inner: String, tls: Option<TlsAcceptor>) -> u16 {
+/// What stands before the host of an address, host and port, and what stands behind.
+fn parts(url: &str) -> (String, &str, &str) {
+    let (before, behind) = match url.split_once('@') {
+        Some((user, rest)) => (format!("{user}@"), rest),
+        None => ("postgres://".to_owned(), url.split_once("//").unwrap().1),
+    };
+    let (authority, path) = behind.split_once('/').unwrap();
+    (before, authority, path)
+}
+
+/// A door to the server at `inner`. Gives its port, and counts who came in encrypted.
+async fn door(inner: String, tls: Option<TlsAcceptor>) -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    open(listener, inner, tls)
+}
+
+fn open(listener: TcpListener, inner: String, tls: Option<TlsAcceptor>) -> (u16, Arc<AtomicUsize>) {
+    let encrypted = Arc::new(AtomicUsize::new(0));
+    let counting = Arc::clone(&encrypted);
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         loop {
             let (mut outer, _) = listener.accept().await.unwrap();
-            let (inner, tls) = (inner.clone(), tls.clone());
+            let (inner, tls, counting) = (inner.clone(), tls.clone(), Arc::clone(&counting));
             tokio::spawn(async move {
                 let mut request = [0; 8];
                 outer.read_exact(&mut request).await.ok()?;
@@ -64,11 +83,12 @@ async fn door(inner: String, tls: Option<TlsAcceptor>) -> u16 {
                 };
                 outer.write_all(b"S").await.ok()?;
                 let mut outer = tls.accept(outer).await.ok()?;
+                counting.fetch_add(1, Ordering::Relaxed);
                 copy_bidirectional(&mut outer, &mut inner).await.ok()
             });
         }
     });
-    port
+    (port, encrypted)
 }
 
 /// What becomes of a question to the server at this address.
@@ -91,16 +111,16 @@ async fn ask(url: &str) -> Result<String, String> {
 #[tokio::test]
 async fn each_mode_trusts_whom_it_says() {
     let Ok(url) = std::env::var("COUNTERSIGN_TEST_DATABASE_URL") else {
+        assert!(
+            std::env::var("COUNTERSIGN_TEST_EMBEDDED_ONLY").is_ok(),
+            "no PostgreSQL: run scripts/test, or set COUNTERSIGN_TEST_EMBEDDED_ONLY=1 to leave it out"
+        );
         return;
     };
-    let (before, behind) = match url.split_once('@') {
-        Some((user, rest)) => (format!("{user}@"), rest),
-        None => ("postgres://".to_owned(), url.split_once("//").unwrap().1),
-    };
-    let (authority, path) = behind.split_once('/').unwrap();
+    let (before, authority, path) = parts(&url);
     let (acceptor, file) = certificate();
-    let encrypted = door(authority.to_owned(), Some(acceptor)).await;
-    let plain = door(authority.to_owned(), None).await;
+    let (encrypted, came_in) = door(authority.to_owned(), Some(acceptor)).await;
+    let (plain, _) = door(authority.to_owned(), None).await;
     let joint = if path.contains('?') { '&' } else { '?' };
     let at = |host: &str, port: u16, mode: &str| {
         format!("{before}{host}:{port}/{path}{joint}sslmode={mode}")
@@ -109,9 +129,15 @@ async fn each_mode_trusts_whom_it_says() {
         "&sslrootcert={}",
         file.display().to_string().replace(' ', "%20")
     );
-    for mode in ["prefer", "require"] {
+    for (n, mode) in ["prefer", "require"].into_iter().enumerate() {
         assert_eq!(ask(&at("127.0.0.1", encrypted, mode)).await.unwrap(), "one");
+        assert_eq!(came_in.load(Ordering::Relaxed), n + 1, "{mode}");
     }
+    assert_eq!(
+        ask(&at("127.0.0.1", encrypted, "disable")).await.unwrap(),
+        "one"
+    );
+    assert_eq!(came_in.load(Ordering::Relaxed), 2, "nobody asked for it");
     for mode in ["disable", "prefer"] {
         assert_eq!(ask(&at("127.0.0.1", plain, mode)).await.unwrap(), "one");
     }
@@ -134,6 +160,47 @@ async fn each_mode_trusts_whom_it_says() {
         at("localhost", encrypted, "verify-full")
     );
     let error = ask(&missing).await.unwrap_err();
-    assert!(error.contains("/nowhere.pem"), "{error}");
+    assert!(error.contains("sslrootcert"), "{error}");
+    let half = format!(
+        "{}&sslcert=/etc/hostname",
+        at("localhost", encrypted, "require")
+    );
+    let error = ask(&half).await.unwrap_err();
+    assert!(error.contains("sslkey"), "{error}");
+    // More than goes at once, in both directions.
+    let db = Db::open(&at("127.0.0.1", encrypted, "require"))
+        .await
+        .unwrap();
+    let text = "x".repeat(2_000_000);
+    let args = [Arg::Text(&text)];
+    let mut tx = db.begin().await.unwrap();
+    let asked: [(&Statement, &[Arg<'_>]); 4] = [(&ECHO, &args); 4];
+    for rows in tx.fetch_all(asked).await.unwrap() {
+        assert_eq!(rows[0].text("text").unwrap().len(), text.len());
+    }
+    tx.commit().await.unwrap();
+    db.close().await;
     std::fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_comes_a_moment_later_is_waited_for() {
+    let Ok(url) = std::env::var("COUNTERSIGN_TEST_DATABASE_URL") else {
+        return;
+    };
+    let (before, authority, path) = parts(&url);
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = closed.local_addr().unwrap();
+    drop(closed);
+    let joint = if path.contains('?') { '&' } else { '?' };
+    let address = format!("{before}{at}/{path}{joint}sslmode=disable");
+    let asking = tokio::spawn(async move { ask(&address).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!asking.is_finished(), "nobody is there yet");
+    open(
+        TcpListener::bind(at).await.unwrap(),
+        authority.to_owned(),
+        None,
+    );
+    assert_eq!(asking.await.unwrap().unwrap(), "one");
 }

@@ -170,7 +170,8 @@ impl Connection {
             return Err(Failure::ended("an answer is missing"));
         }
         frontend::sync(&mut self.draft);
-        self.out.unsplit(self.draft.split());
+        let size = self.draft.len();
+        std::mem::swap(&mut self.draft, &mut self.out);
         self.owed += 1;
         let drafted = std::mem::take(&mut self.drafted);
         let answered = self.answers(drafted).await;
@@ -178,11 +179,14 @@ impl Connection {
             Err(Failure::Refused { .. }) | Ok(_) => {}
             Err(_) => self.state = State::Ended,
         }
-        if answered.as_ref().is_err_and(Failure::is_of_old_statements) {
+        if answered.as_ref().is_err_and(Failure::is_of_the_connection) {
             self.state = State::Ended;
         }
-        if self.out.is_empty() && self.out.capacity() > KEPT {
+        if size > KEPT {
             self.out = BytesMut::new();
+        }
+        if self.read.is_empty() && self.read.capacity() > KEPT {
+            self.read = BytesMut::new();
         }
         answered
     }
@@ -212,7 +216,16 @@ impl Connection {
         let mut refused = None;
         while self.owed > 0 {
             let of = answers.len();
-            match self.word().await? {
+            let word = match (self.word().await, &mut refused) {
+                (Ok(word), _) => word,
+                // The server has said why it ends the connection.
+                (Err(_), why @ Some(_)) => {
+                    self.state = State::Ended;
+                    return Err(why.take().unwrap_or(Failure::Failed));
+                }
+                (Err(lost), None) => return Err(lost),
+            };
+            match word {
                 Message::RowDescription(described) => {
                     let columns = row::columns(&described)?;
                     self.learn(drafted.get_mut(of), columns)?;
@@ -304,5 +317,18 @@ impl Drafted {
         }
         parameters.bind(&self.name, out)?;
         frontend::execute("", 0, out).map_err(|_| Failure::Parameter)
+    }
+}
+
+impl Drop for Connection {
+    /// Says that it ends, as far as that goes without waiting: a server notes who leaves without a word.
+    fn drop(&mut self) {
+        if self.is_at_rest() && self.out.is_empty() {
+            frontend::terminate(&mut self.out);
+            let mut context = Context::from_waker(Waker::noop());
+            let mut stream = Pin::new(&mut *self.stream);
+            let _sent = poll_write_buf(stream.as_mut(), &mut context, &mut self.out);
+            let _flushed = stream.poll_flush(&mut context);
+        }
     }
 }

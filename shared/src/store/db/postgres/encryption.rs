@@ -14,40 +14,52 @@ use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 
 /// How connections are encrypted, where they are.
-pub(super) type Encryption = TlsConnector;
+pub(super) struct Encryption {
+    pub(super) mode: PgSslMode,
+    pub(super) certificates: Certificates,
+}
 
-/// A file in PEM format, or its text.
-pub(super) struct Pem(pub(super) String);
+/// A parameter that is a file in PEM format, or its text.
+pub(super) struct Pem {
+    pub(super) parameter: &'static str,
+    pub(super) value: String,
+}
 
 impl Pem {
     fn read(&self) -> Result<Vec<u8>, Refused> {
-        if self.0.trim_start().starts_with("-----BEGIN") {
-            return Ok(self.0.clone().into_bytes());
+        if self.value.contains("-----BEGIN") {
+            return Ok(self.value.clone().into_bytes());
         }
-        std::fs::read(&self.0).map_err(|error| Refused(format!("{}: {error}", self.0)))
+        // What it says may be a key all the same, and is not shown.
+        std::fs::read(&self.value).map_err(|error| self.refused(&error.to_string()))
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Refused> {
         let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.read()?).collect();
         match all {
             Ok(all) if !all.is_empty() => Ok(all),
-            _ => Err(Refused("no certificate in PEM format is there".to_owned())),
+            _ => Err(self.refused("no certificate in PEM format is there")),
         }
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, Refused> {
         PrivateKeyDer::from_pem_slice(&self.read()?)
-            .map_err(|_| Refused("no private key in PEM format is there".to_owned()))
+            .map_err(|_| self.refused("no private key in PEM format is there"))
+    }
+
+    fn refused(&self, why: &str) -> Refused {
+        Refused(format!("{}: {why}", self.parameter))
     }
 }
 
 /// The certificates of an address.
-#[derive(Default)]
 pub(super) struct Certificates {
     /// Who may vouch for the server, beside the well-known ones.
     pub(super) roots: Option<Pem>,
-    /// Ours, and its key.
-    pub(super) own: Option<(Pem, Pem)>,
+    /// Ours.
+    pub(super) own: Option<Pem>,
+    /// Its key.
+    pub(super) key: Option<Pem>,
 }
 
 /// The settings cannot be used.
@@ -61,16 +73,34 @@ impl From<Error> for Refused {
     }
 }
 
-/// The address asks for encryption, and the server has none.
-pub(super) fn refused_by_server() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        Refused("the server does not support TLS".to_owned()),
-    )
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        Self::new(io::ErrorKind::Unsupported, refused)
+    }
+}
+
+impl Encryption {
+    /// May a connection be encrypted?
+    pub(super) fn is_wanted(&self) -> bool {
+        !matches!(self.mode, PgSslMode::Disable | PgSslMode::Allow)
+    }
+
+    /// The server supports none.
+    pub(super) fn is_missed(&self) -> Result<(), Refused> {
+        if matches!(self.mode, PgSslMode::Prefer) {
+            return Ok(());
+        }
+        Err(Refused("the server does not support TLS".to_owned()))
+    }
+
+    /// What encrypts a connection. The files are read anew each time: certificates are changed while a process runs.
+    pub(super) fn connector(&self) -> Result<TlsConnector, Refused> {
+        of(self.mode, &self.certificates)
+    }
 }
 
 /// What a mode wants of the server's certificate.
-pub(super) fn of(mode: PgSslMode, certificates: &Certificates) -> Result<Encryption, Refused> {
+fn of(mode: PgSslMode, certificates: &Certificates) -> Result<TlsConnector, Refused> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let trust = match mode {
         PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => {
@@ -83,11 +113,10 @@ pub(super) fn of(mode: PgSslMode, certificates: &Certificates) -> Result<Encrypt
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(trust));
-    let config = match &certificates.own {
-        Some((certificate, key)) => {
-            config.with_client_auth_cert(certificate.certificates()?, key.key()?)?
-        }
-        None => config.with_no_client_auth(),
+    let config = match (&certificates.own, &certificates.key) {
+        (Some(own), Some(key)) => config.with_client_auth_cert(own.certificates()?, key.key()?)?,
+        (None, None) => config.with_no_client_auth(),
+        _ => return Err(Refused("sslcert and sslkey go together".to_owned())),
     };
     Ok(TlsConnector::from(Arc::new(config)))
 }

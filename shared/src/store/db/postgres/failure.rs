@@ -14,6 +14,9 @@ pub enum Failure {
         /// Its first line.
         message: String,
     },
+    /// Nobody listens there.
+    #[error("the database cannot be reached")]
+    Unreachable(#[source] io::Error),
     /// No connection could be made.
     #[error("no connection to the database")]
     Connect(#[source] tokio_postgres::Error),
@@ -40,14 +43,36 @@ impl Failure {
                 .iter()
                 .any(|class| code.starts_with(class)),
             Self::Parameter | Self::Column(_) => true,
-            Self::Connect(_) | Self::Ended(_) | Self::Failed => false,
+            Self::Unreachable(_) | Self::Connect(_) | Self::Ended(_) | Self::Failed => false,
         }
     }
 
-    /// Does the connection know its statements in a way that is not the server's any more? A migration may have changed their columns
-    /// (`feature_not_supported`), or something between has forgotten them (`invalid_sql_statement_name`).
-    pub(super) fn is_of_old_statements(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == "0A000" || code == "26000")
+    /// Is the server about to start (`cannot_connect_now`), or has it no place for a moment (`too_many_connections`)?
+    pub(super) fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::Unreachable(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Self::Refused { code, .. } => code == "57P03" || code == "53300",
+            _ => false,
+        }
+    }
+
+    /// Is another connection needed? A migration may have changed the columns of statements that this one knows (`feature_not_supported`), something
+    /// between has forgotten them (`invalid_sql_statement_name`), or the server has become a standby (`read_only_sql_transaction`).
+    pub(super) fn is_of_the_connection(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if ["0A000", "26000", "25006"].contains(&code.as_str()))
+    }
+
+    /// What the server says of itself. Where data are bad it quotes them.
+    fn refused(code: String, message: &str) -> Self {
+        let message = if code.starts_with("22") {
+            "a value is not what was expected"
+        } else {
+            message
+        };
+        Self::Refused {
+            code,
+            message: message.to_owned(),
+        }
     }
 
     pub(super) fn ended(why: &'static str) -> Self {
@@ -64,10 +89,7 @@ impl From<io::Error> for Failure {
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(refused) => Self::Refused {
-                code: refused.code().code().to_owned(),
-                message: refused.message().to_owned(),
-            },
+            Some(refused) => Self::refused(refused.code().code().to_owned(), refused.message()),
             None => Self::Connect(error),
         }
     }
@@ -86,6 +108,6 @@ impl From<ErrorResponseBody> for Failure {
                 _ => {}
             }
         }
-        Self::Refused { code, message }
+        Self::refused(code, &message)
     }
 }

@@ -5,12 +5,20 @@ use super::Failure;
 use super::connection::Connection;
 use super::wire::Way;
 use deadpool::managed::{Manager, Metrics, Object, RecycleError, RecycleResult};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// For how long a connection that was alive is taken to be so.
 const FRESH: Duration = Duration::from_secs(1);
+/// After how long one is replaced: where there are several servers, others come to be used, and what one has gathered is freed.
+const OLD: Duration = Duration::from_mins(30);
+/// How long one has for a word that it lives.
+const PONG: Duration = Duration::from_secs(1);
+/// How soon a connection is tried for again where the server was not ready for it.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long a statement may go on that nobody waits for any more: longer than `statement_timeout`.
+const LEAVING: Duration = Duration::from_secs(20);
 
 /// Makes connections, and looks at those that are given out again.
 pub(super) struct Maker(pub(super) Way);
@@ -20,8 +28,17 @@ impl Manager for Maker {
     type Error = Failure;
 
     async fn create(&self) -> Result<Box<Connection>, Failure> {
-        // Whoever takes a connection holds this, too, and rarely needs it.
-        Box::pin(Connection::open(&self.0)).await.map(Box::new)
+        let began = Instant::now();
+        loop {
+            // Whoever takes a connection holds this, too, and rarely needs it.
+            let opened = timeout(ACQUIRE, Box::pin(Connection::open(&self.0))).await;
+            match opened.unwrap_or_else(|_| Err(Failure::ended("it does not answer"))) {
+                Err(failure) if failure.is_of_the_moment() && began.elapsed() + AGAIN < ACQUIRE => {
+                    sleep(AGAIN).await;
+                }
+                opened => return opened.map(Box::new),
+            }
+        }
     }
 
     /// One that the server has ended is found out by what it has sent. One that was not used for a while is asked: the way to a server can end
@@ -31,12 +48,12 @@ impl Manager for Maker {
         connection: &mut Box<Connection>,
         metrics: &Metrics,
     ) -> RecycleResult<Failure> {
-        if !connection.is_open() {
+        if !connection.is_at_rest() || !connection.is_open() || metrics.age() > OLD {
             return Err(RecycleError::message("it has ended"));
         }
         if metrics.last_used() > FRESH {
-            // A word without a statement.
-            let pong = timeout(ACQUIRE, connection.go()).await;
+            // A word without a statement. Whoever waits for it has no longer than this.
+            let pong = timeout(PONG, connection.go()).await;
             pong.map_err(|_| RecycleError::message("it does not answer"))??;
         }
         Ok(())
@@ -78,7 +95,7 @@ impl Drop for Lease {
         };
         // Nobody else gets it, and its place in the pool, before its locks are free.
         runtime.spawn(async move {
-            let rest = timeout(ACQUIRE, connection.come_to_rest()).await;
+            let rest = timeout(LEAVING, connection.come_to_rest()).await;
             if !matches!(rest, Ok(Ok(()))) {
                 drop(Object::take(connection));
             }

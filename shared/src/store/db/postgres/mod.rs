@@ -18,18 +18,19 @@ pub(super) use transaction::Transaction;
 use super::sqlite::Flush;
 use super::turns::Turn;
 use super::{ACQUIRE, Arg, Error, Row, Statement};
-use deadpool::managed::{BuildError, Pool, PoolError, QueueMode, Timeouts};
+use deadpool::managed::{BuildError, Pool, PoolError, QueueMode, TimeoutType, WeakPool};
 use lease::{Lease, Maker};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
-use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// How many connections whose commits wait for the disk, and how many whose commits do not.
 const CONNECTIONS: usize = 16;
 const REPEATABLE: usize = 8;
+/// For how long one may be of no use.
+const IDLE: Duration = Duration::from_mins(10);
 /// How often those that are still in use are looked for when all are to be closed.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -47,23 +48,21 @@ pub struct Postgres {
 }
 
 fn pool(options: &PgConnectOptions, connections: usize) -> Result<Pool<Maker>, Error> {
-    let built = Pool::builder(Maker(address::way(options)?))
+    let built = Pool::builder(Maker(address::way(options)))
         .max_size(connections)
         // The last one back has its statements and its memory at hand.
         .queue_mode(QueueMode::Lifo)
-        .timeouts(Timeouts {
-            wait: Some(ACQUIRE),
-            create: Some(ACQUIRE),
-            // Whoever looks has a limit of its own, and needs no clock otherwise.
-            recycle: None,
-        })
-        .runtime(deadpool::Runtime::Tokio1)
         .build();
-    built.map_err(|BuildError::NoRuntimeSpecified| sqlx::Error::PoolClosed.into())
+    let pool = built.map_err(|BuildError::NoRuntimeSpecified| sqlx::Error::PoolClosed)?;
+    tokio::spawn(reap(pool.weak()));
+    Ok(pool)
 }
 
 async fn lease(pool: &Pool<Maker>) -> Result<Lease, Error> {
-    let connection = pool.get().await.map_err(|error| match error {
+    // Whoever waits in front of the pool, looks at one connection after the other, or makes one, has this long for all of it.
+    let connection = timeout(ACQUIRE, pool.get()).await;
+    let connection = connection.unwrap_or(Err(PoolError::Timeout(TimeoutType::Wait)));
+    let connection = connection.map_err(|error| match error {
         PoolError::Backend(error) => Error::Postgres(error),
         PoolError::Closed => sqlx::Error::PoolClosed.into(),
         _ => sqlx::Error::PoolTimedOut.into(),
@@ -71,10 +70,21 @@ async fn lease(pool: &Pool<Maker>) -> Result<Lease, Error> {
     Ok(Lease::of(connection))
 }
 
+/// Closes what nobody has used for long, as long as anybody holds the pool.
+async fn reap(pool: WeakPool<Maker>) {
+    loop {
+        sleep(IDLE / 10).await;
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.is_closed()) else {
+            break;
+        };
+        pool.retain(|_, metrics| metrics.last_used() < IDLE);
+    }
+}
+
 impl Postgres {
     /// Opens `postgres://…`.
     pub(super) async fn open(url: &str) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url)?.options([
+        let options = address::read(url)?.options([
             ("statement_timeout", "15s"),
             ("lock_timeout", "10s"),
             // Statements are short and come again and again: compiling one takes longer than running it.
@@ -155,7 +165,7 @@ impl Postgres {
                     sleep(LOOK).await;
                 }
             };
-            tokio::time::timeout(ACQUIRE, gone).await.ok();
+            timeout(ACQUIRE, gone).await.ok();
         }
     }
 }
