@@ -363,7 +363,10 @@ async fn begin_fan_out(tx: &mut Tx, pushes: &[PushId], now: Millis) -> Result<Pl
     let mut ids: Vec<&PushId> = pushes.iter().collect();
     ids.sort();
     ids.dedup();
-    lock(tx, &ids)?;
+    if ids.len() > 1 {
+        // One alone is locked by its change.
+        lock(tx, &ids)?;
+    }
     let ids = to_json(&ids);
     let begin = [Arg::Text(&ids), Arg::Int(now)];
     let asked: [(&Statement, &[Arg<'_>]); 2] = [(&BEGIN, &begin), (&ASKED, &begin[..1])];

@@ -160,15 +160,18 @@ async fn record_written(
     if results.is_empty() {
         return Ok(HashSet::new());
     }
-    let pushes: std::collections::BTreeSet<_> =
-        results.iter().map(|one| &one.claimed.push).collect();
-    claim::lock(tx, &pushes.into_iter().collect::<Vec<_>>())?;
+    let all_sent = results
+        .iter()
+        .all(|one| one.becomes().0 == DeliveryState::Sent);
+    // One delivery that needs nothing more is all that is locked.
+    if !all_sent || results.len() > 1 {
+        let pushes: std::collections::BTreeSet<_> =
+            results.iter().map(|one| &one.claimed.push).collect();
+        claim::lock(tx, &pushes.into_iter().collect::<Vec<_>>())?;
+    }
     let rows: Vec<_> = results.iter().map(|one| row_of(one, now)).collect();
     let args = [Arg::Text(&to_json(&rows)), Arg::Int(now)];
-    if results
-        .iter()
-        .all(|one| one.becomes().0 == DeliveryState::Sent)
-    {
+    if all_sent {
         // Nothing more is done for any of them, whether it stands or not.
         tx.send(&RECORD, &args)?;
         return Ok(HashSet::new());
