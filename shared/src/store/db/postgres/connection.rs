@@ -127,7 +127,7 @@ impl Connection {
         self.draft_one(statement.place(), statement.postgres(), &parameters)
     }
 
-    /// Drafts one or a few words that have no parameters and give no rows.
+    /// Drafts words that have no parameters.
     pub(super) fn draft_words(&mut self, words: &'static str) -> Result<(), Failure> {
         let key = (words.as_ptr().addr(), words.len());
         self.draft_one(key, words, &Parameters::none())
