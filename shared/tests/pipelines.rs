@@ -7,9 +7,9 @@
 
 mod databases;
 
-use databases::{close, databases};
+use databases::{close, databases, postgres};
 use shared::store::Db;
-use shared::store::db::{Arg, Statement};
+use shared::store::db::{Arg, Asked, Statement};
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -65,7 +65,7 @@ async fn large_ones_do_not_wait_for_each_other() {
     for (name, db, left) in databases("large").await {
         let mut tx = db.begin().await.unwrap();
         let args = [Arg::Text(&text)];
-        let asked: [(&Statement, &[Arg<'_>]); 8] = [(&ECHO, &args); 8];
+        let asked: [Asked<'_>; 8] = [(&ECHO, &args); 8];
         let answers = timeout(Duration::from_mins(1), tx.fetch_all(asked));
         for rows in answers.await.unwrap().unwrap() {
             assert_eq!(rows[0].text("text").unwrap().len(), text.len(), "{name}");
@@ -77,11 +77,7 @@ async fn large_ones_do_not_wait_for_each_other() {
 
 #[tokio::test]
 async fn one_that_fails_is_told_at_the_next_wait_and_undoes_all() {
-    for (name, db, left) in databases("failing").await {
-        if name != "postgres" {
-            close(db, left).await;
-            continue;
-        }
+    if let Some((db, left)) = postgres("failing").await {
         db.write(&ADD, &[Arg::Text("there")]).await.unwrap();
         let mut tx = db.begin().await.unwrap();
         tx.send(&ADD, &[Arg::Text("new")]).unwrap();
@@ -112,11 +108,7 @@ async fn one_that_fails_is_told_at_the_next_wait_and_undoes_all() {
 
 #[tokio::test]
 async fn one_that_is_left_rolls_back_and_frees_what_it_held() {
-    for (name, db, left) in databases("leaving").await {
-        if name != "postgres" {
-            close(db, left).await;
-            continue;
-        }
+    if let Some((db, left)) = postgres("leaving").await {
         db.write(&ADD, &[Arg::Text("row")]).await.unwrap();
         for round in 0..4 {
             let mut tx = db.begin().await.unwrap();
@@ -141,11 +133,7 @@ async fn one_that_is_left_rolls_back_and_frees_what_it_held() {
 
 #[tokio::test]
 async fn nobody_gets_the_answer_to_somebody_elses_question() {
-    for (name, db, left) in databases("hanging").await {
-        if name != "postgres" {
-            close(db, left).await;
-            continue;
-        }
+    if let Some((db, left)) = postgres("hanging").await {
         // All connections that there are, each with an answer to come.
         let mut open = Vec::new();
         for _ in 0..16 {

@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use shared::store::Db;
-use shared::store::db::{Arg, Statement};
+use shared::store::db::{Arg, Asked, Statement};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -174,7 +174,7 @@ async fn each_mode_trusts_whom_it_says() {
     let text = "x".repeat(2_000_000);
     let args = [Arg::Text(&text)];
     let mut tx = db.begin().await.unwrap();
-    let asked: [(&Statement, &[Arg<'_>]); 4] = [(&ECHO, &args); 4];
+    let asked: [Asked<'_>; 4] = [(&ECHO, &args); 4];
     for rows in tx.fetch_all(asked).await.unwrap() {
         assert_eq!(rows[0].text("text").unwrap().len(), text.len());
     }

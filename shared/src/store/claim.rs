@@ -7,7 +7,7 @@
 //! written only while it is still the last one. A job that comes twice claims nothing the second time; a job whose worker died is
 //! found by the sweep once the lease has run out.
 
-use super::db::{Arg, Error, Row, Rows, Statement, Tx};
+use super::db::{Arg, Asked, Error, Row, Rows, Statement, Tx};
 use super::{Store, ending, json, maybe_parsed, parsed, record, to_json};
 use crate::broker::tier_for;
 use crate::clock::Millis;
@@ -369,7 +369,7 @@ async fn begin_fan_out(tx: &mut Tx, pushes: &[PushId], now: Millis) -> Result<Pl
     }
     let ids = to_json(&ids);
     let begin = [Arg::Text(&ids), Arg::Int(now)];
-    let asked: [(&Statement, &[Arg<'_>]); 2] = [(&BEGIN, &begin), (&ASKED, &begin[..1])];
+    let asked: [Asked<'_>; 2] = [(&BEGIN, &begin), (&ASKED, &begin[..1])];
     let [open, asked] = tx.fetch_all(asked).await?;
     let open: HashSet<String> = ids_of(&open)?.into_iter().collect();
     planned(&asked, Some(&open))

@@ -4,7 +4,7 @@
 //! A row of `prompt_slots` for each user and relying party names the newest prompt. Writing it is what puts requests for one user in
 //! line, on whatever processes they are taken. The slots are taken first, in one order, and by this module alone; then pushes, as everywhere.
 
-use super::db::{Arg, Error, Rows, Statement, Tx};
+use super::db::{Arg, Asked, Error, Rows, Statement, Tx};
 use super::ending::{self, announce, rows_of};
 use super::{NewPush, to_json};
 use crate::clock::Millis;
@@ -162,8 +162,7 @@ impl Gate {
             Arg::Int(now - WINDOW),
         ];
         // Whoever held a slot before has committed when its statement returns, and the next statements see what that wrote.
-        let asked: [(&Statement, &[Arg<'_>]); 3] =
-            [(&SLOTS, &slots), (&OPEN, &open), (&RECENT, &recent)];
+        let asked: [Asked<'_>; 3] = [(&SLOTS, &slots), (&OPEN, &open), (&RECENT, &recent)];
         let [slots, open, recent] = tx.fetch_all(asked).await?;
         let open: HashSet<PushId> = open
             .iter()

@@ -1,6 +1,6 @@
 //! Taking pushes: many in one transaction, each with the outbox row of its job. Only after its commit may a caller be told 202.
 
-use super::db::{Arg, Error, Row, Rows, Statement, Tx};
+use super::db::{Arg, Asked, Error, Row, Rows, Statement, Tx};
 use super::fraud::of_initiator;
 use super::governor::{Asking, Gate, Settled};
 use super::policies::rules_of;
@@ -510,8 +510,10 @@ impl Store {
 /// Does one idempotency key come twice?
 fn has_twins(new: &[NewPush]) -> bool {
     let mut keys = HashSet::new();
-    let key = |push: &NewPush| Some((push.store.clone(), push.idempotency.as_ref()?.0.clone()));
-    !new.iter().filter_map(key).all(|key| keys.insert(key))
+    new.iter().any(|push| {
+        let key = push.idempotency.as_ref();
+        key.is_some_and(|(key, _)| !keys.insert((&push.store, key)))
+    })
 }
 
 /// What was admitted in a transaction that is still open.
@@ -534,7 +536,7 @@ pub(super) async fn admit(
     let whom = [Arg::Text(&by_id), Arg::Text(&by_external)];
     let (known, people) = if let Some(keys) = &keys {
         let keys = [Arg::Text(keys)];
-        let asked: [(&Statement, &[Arg<'_>]); 2] = [(&KNOWN, &keys), (&USERS, &whom)];
+        let asked: [Asked<'_>; 2] = [(&KNOWN, &keys), (&USERS, &whom)];
         let [known, people] = tx.fetch_all(asked).await?;
         (known_of(&known)?, people_of(&people)?)
     } else {

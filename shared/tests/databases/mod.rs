@@ -46,6 +46,20 @@ pub(crate) async fn databases(test: &str) -> Vec<(&'static str, Db, Left)> {
     all
 }
 
+/// The same on PostgreSQL alone, where there is one.
+#[allow(dead_code, reason = "each test program uses its part")]
+pub(crate) async fn postgres(test: &str) -> Option<(Db, Left)> {
+    let mut found = None;
+    for (name, db, left) in databases(test).await {
+        if name == "postgres" {
+            found = Some((db, left));
+        } else {
+            close(db, left).await;
+        }
+    }
+    found
+}
+
 pub(crate) async fn close(db: Db, left: Left) {
     db.close().await;
     match left {

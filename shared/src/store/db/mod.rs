@@ -252,6 +252,9 @@ enum Open {
     Sqlite(sqlite::Transaction),
 }
 
+/// A statement with its parameters.
+pub type Asked<'a> = (&'a Statement, &'a [Arg<'a>]);
+
 /// A transaction.
 pub struct Tx {
     open: Open,
@@ -294,7 +297,7 @@ impl Tx {
     /// Runs statements that need nothing of one another: on PostgreSQL they go out together.
     pub async fn fetch_all<const N: usize>(
         &mut self,
-        asked: [(&Statement, &[Arg<'_>]); N],
+        asked: [Asked<'_>; N],
     ) -> Result<[Vec<Row>; N], Error> {
         match &mut self.open {
             Open::Postgres(tx) => Ok(tx.fetch(asked).await?),

@@ -41,6 +41,13 @@ pub struct Statement {
     rows: OnceLock<Option<RowsMark>>,
 }
 
+/// Where a text stands in the program: it is a constant, and no other one stands there.
+pub(super) type Place = (usize, usize);
+
+pub(super) fn place(text: &'static str) -> Place {
+    (text.as_ptr().addr(), text.len())
+}
+
 /// How so many rows are divided, and which of the [`PIECES`] each part is.
 pub(super) fn pieces(rows: usize) -> impl Iterator<Item = (Piece, usize)> {
     let mut left = rows;
@@ -132,9 +139,8 @@ impl Statement {
         }
     }
 
-    /// Where its text stands: no other one does.
-    pub(super) fn place(&self) -> (usize, usize) {
-        (self.text.as_ptr().addr(), self.text.len())
+    pub(super) fn place(&self) -> Place {
+        place(self.text)
     }
 
     pub(super) fn is_long(&self) -> bool {

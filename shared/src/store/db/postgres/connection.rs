@@ -4,6 +4,7 @@
 //! skips the others, so that nothing that stands behind a refused `BEGIN` is run outside of a transaction (postgresql.org/docs/17/protocol-flow.html,
 //! 53.2.3 and 53.2.4).
 
+use super::super::statement::{Place, place};
 use super::super::{Arg, Row, Statement};
 use super::Failure;
 use super::parameters::Parameters;
@@ -25,9 +26,6 @@ const READ: usize = 16 * 1024;
 /// How large a buffer may stay.
 const KEPT: usize = 256 * 1024;
 
-/// Where a text stands in the program: it is a constant, and no other one stands there.
-type Key = (usize, usize);
-
 /// A connection to a server.
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
@@ -42,7 +40,7 @@ pub(super) struct Connection {
     owed: usize,
     state: State,
     /// Statements that the server has read.
-    known: HashMap<Key, Known>,
+    known: HashMap<Place, Known>,
     /// How many names of statements were used.
     names: u64,
 }
@@ -54,7 +52,6 @@ enum State {
     Ended,
 }
 
-#[derive(Clone)]
 struct Known {
     name: Arc<str>,
     columns: Columns,
@@ -62,7 +59,7 @@ struct Known {
 
 /// A statement of a draft.
 struct Drafted {
-    key: Key,
+    key: Place,
     name: Arc<str>,
     /// `None` until the server has told.
     columns: Option<Columns>,
@@ -98,27 +95,27 @@ impl Connection {
 
     /// Has the server not ended it, as far as is known here? Asks nobody.
     pub(super) fn is_open(&mut self) -> bool {
+        if self.has_ended() {
+            self.state = State::Ended;
+        }
+        self.state != State::Ended
+    }
+
+    fn has_ended(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         loop {
-            match self.poll_progress(&mut context) {
-                Poll::Pending => return self.state != State::Ended,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => break,
+            match Message::parse(&mut self.read) {
+                // It says why it ends.
+                Ok(Some(Message::ErrorResponse(_))) | Err(_) => return true,
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
             }
-            loop {
-                match Message::parse(&mut self.read) {
-                    Ok(None) => break,
-                    // It says why it ends.
-                    Ok(Some(Message::ErrorResponse(_))) | Err(_) => {
-                        self.state = State::Ended;
-                        return false;
-                    }
-                    Ok(Some(_)) => {}
-                }
+            match self.poll_progress(&mut context) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return true,
             }
         }
-        self.state = State::Ended;
-        false
     }
 
     /// Drafts a statement. Only the first time the server is told how it reads.
@@ -129,13 +126,12 @@ impl Connection {
 
     /// Drafts words that have no parameters.
     pub(super) fn draft_words(&mut self, words: &'static str) -> Result<(), Failure> {
-        let key = (words.as_ptr().addr(), words.len());
-        self.draft_one(key, words, &Parameters::none())
+        self.draft_one(place(words), words, &Parameters::none())
     }
 
     fn draft_one(
         &mut self,
-        key: Key,
+        key: Place,
         text: &str,
         parameters: &Parameters<'_>,
     ) -> Result<(), Failure> {
@@ -175,10 +171,6 @@ impl Connection {
         self.owed += 1;
         let drafted = std::mem::take(&mut self.drafted);
         let answered = self.answers(drafted).await;
-        match &answered {
-            Err(Failure::Refused { .. }) | Ok(_) => {}
-            Err(_) => self.state = State::Ended,
-        }
         if answered.as_ref().is_err_and(Failure::is_of_the_connection) {
             self.state = State::Ended;
         }
@@ -216,14 +208,13 @@ impl Connection {
         let mut refused = None;
         while self.owed > 0 {
             let of = answers.len();
-            let word = match (self.word().await, &mut refused) {
-                (Ok(word), _) => word,
-                // The server has said why it ends the connection.
-                (Err(_), why @ Some(_)) => {
+            let word = match self.word().await {
+                Ok(word) => word,
+                Err(lost) => {
                     self.state = State::Ended;
-                    return Err(why.take().unwrap_or(Failure::Failed));
+                    // The server may have said why it ends the connection.
+                    return Err(refused.unwrap_or(lost));
                 }
-                (Err(lost), None) => return Err(lost),
             };
             match word {
                 Message::RowDescription(described) => {

@@ -85,8 +85,8 @@ impl Encryption {
         !matches!(self.mode, PgSslMode::Disable | PgSslMode::Allow)
     }
 
-    /// The server supports none.
-    pub(super) fn is_missed(&self) -> Result<(), Refused> {
+    /// The server supports none: does it do without?
+    pub(super) fn without(&self) -> Result<(), Refused> {
         if matches!(self.mode, PgSslMode::Prefer) {
             return Ok(());
         }
@@ -102,12 +102,14 @@ impl Encryption {
 /// What a mode wants of the server's certificate.
 fn of(mode: PgSslMode, certificates: &Certificates) -> Result<TlsConnector, Refused> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let trust = match mode {
-        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => {
-            Trust::Anyone(Arc::clone(&provider))
-        }
-        PgSslMode::VerifyCa => Trust::Vouched(verifier(&provider, certificates)?),
-        PgSslMode::VerifyFull => Trust::Named(verifier(&provider, certificates)?),
+    let verifier = match mode {
+        PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer | PgSslMode::Require => None,
+        PgSslMode::VerifyCa | PgSslMode::VerifyFull => Some(verifier(&provider, certificates)?),
+    };
+    let trust = Trust {
+        provider: Arc::clone(&provider),
+        verifier,
+        by_name: matches!(mode, PgSslMode::VerifyFull),
     };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -140,12 +142,13 @@ fn verifier(
 
 /// Whom the server may be.
 #[derive(Debug)]
-enum Trust {
-    Anyone(Arc<CryptoProvider>),
-    /// Somebody trusted has signed it, whatever its name.
-    Vouched(Arc<WebPkiServerVerifier>),
-    /// And it has the name of the address.
-    Named(Arc<WebPkiServerVerifier>),
+struct Trust {
+    /// Reads signatures: even whoever may be anyone has the key of the certificate.
+    provider: Arc<CryptoProvider>,
+    /// `None`: anyone. Else somebody trusted has signed it.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    /// Must it have the name of the address?
+    by_name: bool,
 }
 
 impl ServerCertVerifier for Trust {
@@ -157,20 +160,16 @@ impl ServerCertVerifier for Trust {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (Self::Vouched(verifier) | Self::Named(verifier)) = self else {
+        let Some(verifier) = &self.verifier else {
             return Ok(ServerCertVerified::assertion());
         };
         let verified =
             verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        match (self, verified) {
-            (
-                Self::Vouched(_),
-                Err(Error::InvalidCertificate(
-                    CertificateError::NotValidForName
-                    | CertificateError::NotValidForNameContext { .. },
-                )),
-            ) => Ok(ServerCertVerified::assertion()),
-            (_, verified) => verified,
+        match verified {
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.by_name => Ok(ServerCertVerified::assertion()),
+            verified => verified,
         }
     }
 
@@ -180,17 +179,8 @@ impl ServerCertVerifier for Trust {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match self {
-            Self::Anyone(provider) => verify_tls12_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Self::Vouched(verifier) | Self::Named(verifier) => {
-                verifier.verify_tls12_signature(message, certificate, signed)
-            }
-        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -199,25 +189,12 @@ impl ServerCertVerifier for Trust {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        match self {
-            Self::Anyone(provider) => verify_tls13_signature(
-                message,
-                certificate,
-                signed,
-                &provider.signature_verification_algorithms,
-            ),
-            Self::Vouched(verifier) | Self::Named(verifier) => {
-                verifier.verify_tls13_signature(message, certificate, signed)
-            }
-        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        match self {
-            Self::Anyone(provider) => provider
-                .signature_verification_algorithms
-                .supported_schemes(),
-            Self::Vouched(verifier) | Self::Named(verifier) => verifier.supported_verify_schemes(),
-        }
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
     }
 }

@@ -56,10 +56,13 @@ impl Failure {
         }
     }
 
-    /// Is another connection needed? A migration may have changed the columns of statements that this one knows (`feature_not_supported`), something
+    /// Is another connection needed, because this one has ended or will refuse this again? A migration may have changed the columns of statements that this one knows (`feature_not_supported`), something
     /// between has forgotten them (`invalid_sql_statement_name`), or the server has become a standby (`read_only_sql_transaction`).
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if ["0A000", "26000", "25006"].contains(&code.as_str()))
+        match self {
+            Self::Refused { code, .. } => ["0A000", "26000", "25006"].contains(&code.as_str()),
+            _ => true,
+        }
     }
 
     /// What the server says of itself. Where data are bad it quotes them.

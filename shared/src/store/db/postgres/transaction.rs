@@ -1,7 +1,7 @@
 //! A transaction: its statements go out when somebody waits for one of them, together with those before it that nobody waits for, and with `BEGIN` and
 //! `COMMIT` where they stand beside them.
 
-use super::super::{Arg, Statement};
+use super::super::{Arg, Asked, Statement};
 use super::connection::Answer;
 use super::lease::Lease;
 use super::{Failure, Row};
@@ -25,7 +25,7 @@ impl Transaction {
     /// Runs statements and gives the rows of each.
     pub(in super::super) async fn fetch<const N: usize>(
         &mut self,
-        asked: [(&Statement, &[Arg<'_>]); N],
+        asked: [Asked<'_>; N],
     ) -> Result<[Vec<Row>; N], Failure> {
         for (statement, args) in asked {
             self.send(statement, args)?;

@@ -77,7 +77,7 @@ impl Way {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
             return Ok(Box::new(connector.connect(name, stream).await?));
         }
-        self.encryption.is_missed().map_err(io::Error::from)?;
+        self.encryption.without().map_err(io::Error::from)?;
         Ok(Box::new(stream))
     }
 }
